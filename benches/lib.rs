@@ -1,0 +1,1 @@
+//! Whole-system benches live beside this file.

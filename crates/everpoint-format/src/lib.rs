@@ -1,0 +1,1 @@
+//! Every byte string that outlives a process: encode, decode, golden files.

@@ -1,0 +1,1 @@
+//! The role between agents and vault: ingest, cache log, commit, ownership.

@@ -1,0 +1,1 @@
+//! The session of one disk: source and sink machines, resync decisions.

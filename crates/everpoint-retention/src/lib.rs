@@ -1,0 +1,1 @@
+//! The role on the vault alone: list points, restore.

@@ -1,0 +1,1 @@
+//! One object-store prefix of write-once objects, created once and read back.

@@ -1,0 +1,3 @@
+//! The everpoint command line: parses, calls, prints.
+
+fn main() {}
