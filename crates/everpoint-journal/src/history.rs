@@ -1,0 +1,469 @@
+//! What a machine's objects say: where each disk stands, which instants can be restored, what is
+//! damaged.
+//!
+//! Fed with the sections of the machine in path order. A disk's generations follow one another: a
+//! new one states the position that it builds on, and only if that is where the disk stands is the
+//! history whole. From a `resync complete` to the last block of its generation, every `Seq` that ends
+//! a request is a recovery point of the disk; of the machine, where it is one of every disk that was
+//! begun and not ended.
+
+use std::collections::BTreeMap;
+
+use everpoint_format::index::{BlockEntry, Section};
+use everpoint_format::record::Consistency;
+use everpoint_format::{Change, DiskPosition};
+use everpoint_units::{
+    BlockNo, DiskId, GenerationId, JournalId, MachineId, ObjectNo, Seq, WallTime,
+};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct MachineHistory {
+    machine: MachineId,
+    disks: BTreeMap<DiskId, DiskHistory>,
+    bookmarks: BTreeMap<Seq, Bookmark>,
+    /// Requests of several changes: first `Seq` to the one that ends it; `None` while it has not.
+    requests: BTreeMap<Seq, Option<Seq>>,
+    /// Capture time of the last change of each block, by that change's `Seq`.
+    times: BTreeMap<Seq, WallTime>,
+    highest_seq: Seq,
+}
+
+/// One disk of the machine.
+#[derive(Clone, Debug)]
+pub struct DiskHistory {
+    pub name: String,
+    /// Size as of the newest change. Unit: sectors.
+    pub sectors: u64,
+    /// 512 or 4096. Unit: bytes.
+    pub block_size: u32,
+    /// The last block.
+    pub position: DiskPosition,
+    /// No change of this disk at or below this is missing.
+    pub complete_through: Seq,
+    /// When the disk joined the machine's cuts, and when it left them.
+    pub begun: Seq,
+    pub ended: Option<Seq>,
+    /// Sizes as they became, by `Seq`. Unit: sectors.
+    pub sizes: BTreeMap<Seq, u64>,
+    /// Where every request is a recovery point of this disk: disjoint, rising.
+    pub spans: Vec<Span>,
+    /// Order was lost for good: what came after this cannot be trusted.
+    pub broken: Option<Broken>,
+    level: bool,
+}
+
+/// A closed range of `Seq`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Span {
+    pub from: Seq,
+    pub through: Seq,
+}
+
+/// A named instant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Bookmark {
+    pub name: String,
+    pub class: Consistency,
+    pub at: WallTime,
+}
+
+/// Where a disk's history stopped making sense.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("journal {journal}, {number}: disk {disk} has {found} where its history stands elsewhere")]
+pub struct Broken {
+    pub journal: JournalId,
+    pub number: ObjectNo,
+    pub disk: DiskId,
+    /// What the object holds instead of what follows.
+    pub found: BlockNo,
+}
+
+/// Why a `Seq` is no recovery point.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotAPoint {
+    /// Nothing is recoverable at all.
+    #[error("nothing can be restored yet: no disk has finished its initial sync")]
+    Nothing,
+    /// A disk has no restorable state there.
+    #[error("{seq} is not restorable{}", near(*before, *after))]
+    Outside {
+        seq: Seq,
+        before: Option<Seq>,
+        after: Option<Seq>,
+    },
+    /// In the middle of a guest's request.
+    #[error("{seq} lies inside a request; its neighbours are {before} and {after}")]
+    InsideRequest { seq: Seq, before: Seq, after: Seq },
+}
+
+fn near(before: Option<Seq>, after: Option<Seq>) -> String {
+    match (before, after) {
+        (Some(before), Some(after)) => format!("; nearest are {before} and {after}"),
+        (Some(before), None) => format!("; the newest before it is {before}"),
+        (None, Some(after)) => format!("; the first is {after}"),
+        (None, None) => String::new(),
+    }
+}
+
+impl MachineHistory {
+    /// Nothing known yet.
+    pub const fn new(machine: MachineId) -> Self {
+        Self {
+            machine,
+            disks: BTreeMap::new(),
+            bookmarks: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            times: BTreeMap::new(),
+            highest_seq: Seq::ZERO,
+        }
+    }
+
+    /// Folds one section of the object `number` of `journal`; sections of other machines are left
+    /// alone. Returns whether the section was folded: after damage a disk's later history is not.
+    pub fn fold(&mut self, section: &Section, journal: JournalId, number: ObjectNo) -> bool {
+        if section.machine != self.machine {
+            return false;
+        }
+        let Some(disk) = self.place(section, journal, number) else {
+            return false;
+        };
+        let mut disk = disk;
+        for block in &section.blocks {
+            self.fold_block(&mut disk, block);
+        }
+        disk.position = section.end();
+        self.disks.insert(section.disk, disk);
+        true
+    }
+
+    /// The disk that the section continues, taken out to be folded; `None` where it does not follow.
+    fn place(
+        &mut self,
+        section: &Section,
+        journal: JournalId,
+        number: ObjectNo,
+    ) -> Option<DiskHistory> {
+        let begins = section.before() == DiskPosition::start_of(section.generation);
+        let base = begins.then(|| stated_base(section)).flatten();
+        let Some(disk) = self.disks.get_mut(&section.disk) else {
+            return (begins && base == Some(None)).then(|| DiskHistory::new(section.generation));
+        };
+        if disk.broken.is_some() {
+            return None;
+        }
+        if section.before() != disk.position && base != Some(Some(disk.position)) {
+            disk.broken = Some(Broken {
+                journal,
+                number,
+                disk: section.disk,
+                found: section.first_block,
+            });
+            return None;
+        }
+        self.disks.remove(&section.disk)
+    }
+
+    fn fold_block(&mut self, disk: &mut DiskHistory, block: &BlockEntry) {
+        for record in &block.records {
+            let seq = record.seq;
+            self.fold_request(seq, record.ends_request);
+            match &record.change {
+                Change::DiskBegin {
+                    sectors,
+                    block_size,
+                    name,
+                } => {
+                    disk.name = name.to_string();
+                    disk.block_size = *block_size;
+                    disk.begun = seq;
+                    disk.ended = None;
+                    disk.resize(seq, *sectors);
+                }
+                Change::Resize { sectors } => disk.resize(seq, *sectors),
+                Change::DiskEnd => disk.ended = Some(seq),
+                Change::ResyncBegin { .. } => disk.level = false,
+                Change::ResyncComplete => {
+                    disk.level = true;
+                    disk.spans.push(Span {
+                        from: seq,
+                        through: seq,
+                    });
+                }
+                Change::Bookmark { class, name, at } => {
+                    self.bookmarks.insert(
+                        seq,
+                        Bookmark {
+                            name: name.to_string(),
+                            class: *class,
+                            at: *at,
+                        },
+                    );
+                    self.times.insert(seq, *at);
+                }
+                Change::Data(_)
+                | Change::Zero(_)
+                | Change::Discard(_)
+                | Change::Reference { .. } => (),
+            }
+        }
+        disk.complete_through = disk.complete_through.max(block.complete_through);
+        self.highest_seq = self.highest_seq.max(block.complete_through);
+        if let Some(last) = block.records.last() {
+            let time = block.captured.last.shifted(block.captured.clock_offset_us);
+            self.times.insert(last.seq, time);
+        }
+        if disk.level
+            && let Some(span) = disk.spans.last_mut()
+        {
+            span.through = disk.complete_through;
+        }
+    }
+
+    /// Keeps track of requests that have more than one change. Their changes have consecutive
+    /// numbers, so a request is open from its first change to the one that ends it.
+    fn fold_request(&mut self, seq: Seq, ends: bool) {
+        let open = self
+            .requests
+            .range(..=seq)
+            .next_back()
+            .filter(|(_, end)| end.is_none())
+            .map(|(&first, _)| first);
+        match (open, ends) {
+            (Some(first), true) => {
+                self.requests.insert(first, Some(seq));
+            }
+            (None, false) => {
+                self.requests.insert(seq, None);
+            }
+            (Some(_), false) | (None, true) => (),
+        }
+    }
+
+    /// The machine.
+    pub const fn machine(&self) -> MachineId {
+        self.machine
+    }
+
+    /// Its disks, ended ones included.
+    pub const fn disks(&self) -> &BTreeMap<DiskId, DiskHistory> {
+        &self.disks
+    }
+
+    /// Its bookmarks, restorable or not.
+    pub const fn bookmarks(&self) -> &BTreeMap<Seq, Bookmark> {
+        &self.bookmarks
+    }
+
+    /// The highest `Seq` that anything states.
+    pub const fn highest_seq(&self) -> Seq {
+        self.highest_seq
+    }
+
+    /// Where every request is a recovery point: of one disk, or of the machine, which needs all
+    /// disks that are begun and not ended there. Disjoint, rising; ends are lowered to the end of a
+    /// request.
+    pub fn windows(&self, disk: Option<DiskId>) -> Vec<Span> {
+        let raw = match disk {
+            Some(disk) => self.disks.get(&disk).map_or(Vec::new(), DiskHistory::alive),
+            None => self.machine_windows(),
+        };
+        raw.into_iter()
+            .filter_map(|span| {
+                let through = self.floor_to_request(span.through);
+                (span.from <= through).then_some(Span { through, ..span })
+            })
+            .collect()
+    }
+
+    fn machine_windows(&self) -> Vec<Span> {
+        let mut edges: Vec<Seq> = Vec::new();
+        for disk in self.disks.values() {
+            edges.push(disk.begun);
+            edges.extend(disk.ended);
+            edges.extend(disk.spans.iter().flat_map(|s| [s.from, s.through.next()]));
+        }
+        edges.sort_unstable();
+        edges.dedup();
+        let covered = |seq: Seq| {
+            let mut any = false;
+            let all = self.disks.values().all(|disk| {
+                let begun = disk.begun <= seq && disk.ended.is_none_or(|ended| seq < ended);
+                any |= begun;
+                !begun || disk.spans.iter().any(|span| span.contains(seq))
+            });
+            all && any
+        };
+        let mut windows: Vec<Span> = Vec::new();
+        for pair in edges.windows(2) {
+            let [from, next] = [pair[0], pair[1]];
+            if !covered(from) {
+                continue;
+            }
+            let through = Seq(next.0 - 1);
+            match windows.last_mut() {
+                Some(last) if last.through.next() == from => last.through = through,
+                _ => windows.push(Span { from, through }),
+            }
+        }
+        windows
+    }
+
+    /// The newest recovery point of a disk or of the machine.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAPoint::Nothing`] when there is none.
+    pub fn latest(&self, disk: Option<DiskId>) -> Result<Seq, NotAPoint> {
+        self.windows(disk)
+            .last()
+            .map(|span| span.through)
+            .ok_or(NotAPoint::Nothing)
+    }
+
+    /// Checks that `seq` is a recovery point.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAPoint`] with the nearest ones.
+    pub fn check_point(&self, disk: Option<DiskId>, seq: Seq) -> Result<(), NotAPoint> {
+        let windows = self.windows(disk);
+        if windows.is_empty() {
+            return Err(NotAPoint::Nothing);
+        }
+        if let Some((before, after)) = self.neighbours_inside_request(seq) {
+            return Err(NotAPoint::InsideRequest { seq, before, after });
+        }
+        if windows.iter().any(|span| span.contains(seq)) {
+            return Ok(());
+        }
+        Err(NotAPoint::Outside {
+            seq,
+            before: windows
+                .iter()
+                .rev()
+                .map(|span| span.through)
+                .find(|&through| through < seq),
+            after: windows
+                .iter()
+                .map(|span| span.from)
+                .find(|&from| seq < from),
+        })
+    }
+
+    /// The highest recovery point whose time, made monotone over `Seq`, is at or before `time`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAPoint`] when there is none so early.
+    pub fn at_time(&self, disk: Option<DiskId>, time: WallTime) -> Result<Seq, NotAPoint> {
+        let windows = self.windows(disk);
+        let first = windows.first().ok_or(NotAPoint::Nothing)?.from;
+        let mut newest = WallTime(0);
+        let mut limit = None;
+        for (&seq, &at) in &self.times {
+            newest = newest.max(at);
+            if time < newest {
+                break;
+            }
+            limit = Some(seq);
+        }
+        let outside = |seq| NotAPoint::Outside {
+            seq,
+            before: None,
+            after: Some(first),
+        };
+        let limit = self.floor_to_request(limit.ok_or_else(|| outside(Seq::ZERO))?);
+        windows
+            .iter()
+            .rev()
+            .find(|span| span.from <= limit)
+            .map(|span| span.through.min(limit))
+            .ok_or_else(|| outside(limit))
+    }
+
+    /// Capture time of the newest change at or below `seq`, made monotone.
+    pub fn time_of(&self, seq: Seq) -> Option<WallTime> {
+        self.times.range(..=seq).map(|(_, &at)| at).max()
+    }
+
+    fn neighbours_inside_request(&self, seq: Seq) -> Option<(Seq, Seq)> {
+        let (&first, &end) = self.requests.range(..=seq).next_back()?;
+        let end = end.unwrap_or(Seq(u64::MAX));
+        (seq < end).then_some((Seq(first.0 - 1), end))
+    }
+
+    fn floor_to_request(&self, seq: Seq) -> Seq {
+        self.neighbours_inside_request(seq)
+            .map_or(seq, |(before, _)| before)
+    }
+}
+
+impl DiskHistory {
+    const fn new(generation: GenerationId) -> Self {
+        Self {
+            name: String::new(),
+            sectors: 0,
+            block_size: 512,
+            position: DiskPosition::start_of(generation),
+            complete_through: Seq::ZERO,
+            begun: Seq::ZERO,
+            ended: None,
+            sizes: BTreeMap::new(),
+            spans: Vec::new(),
+            broken: None,
+            level: false,
+        }
+    }
+
+    /// Whether the newest generation has its resync behind it.
+    pub const fn is_level(&self) -> bool {
+        self.level
+    }
+
+    /// The disk's size at `seq`. Unit: sectors.
+    pub fn sectors_at(&self, seq: Seq) -> u64 {
+        self.sizes
+            .range(..=seq)
+            .next_back()
+            .map_or(0, |(_, &sectors)| sectors)
+    }
+
+    fn resize(&mut self, seq: Seq, sectors: u64) {
+        self.sectors = sectors;
+        self.sizes.insert(seq, sectors);
+    }
+
+    /// Spans up to the disk's end.
+    fn alive(&self) -> Vec<Span> {
+        let last = self.ended.map_or(Seq(u64::MAX), |ended| Seq(ended.0 - 1));
+        self.spans
+            .iter()
+            .filter(|span| span.from <= last)
+            .map(|span| Span {
+                from: span.from,
+                through: span.through.min(last),
+            })
+            .collect()
+    }
+}
+
+impl Span {
+    /// Whether `seq` lies inside.
+    pub fn contains(self, seq: Seq) -> bool {
+        self.from <= seq && seq <= self.through
+    }
+}
+
+/// What a generation's first block says that it builds on; `None` if it says nothing, which no
+/// generation may.
+pub fn stated_base(section: &Section) -> Option<Option<DiskPosition>> {
+    let first = section.blocks.first()?;
+    first.records.iter().find_map(|record| match record.change {
+        Change::ResyncBegin { base } => Some(base),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Positions, windows, points and damage of small histories.
+
+use everpoint_format::change::ChangeBlock;
+
+use super::*;
+use crate::sample::{MACHINE, Stream, extent, journal, record, sections};
+
+fn history(blocks: &[&[ChangeBlock]]) -> MachineHistory {
+    let mut history = MachineHistory::new(MACHINE);
+    for (number, blocks) in (1..).zip(blocks) {
+        for section in sections(blocks) {
+            history.fold(&section, journal(1), ObjectNo(number));
+        }
+    }
+    history
+}
+
+fn span(from: u64, through: u64) -> Span {
+    Span {
+        from: Seq(from),
+        through: Seq(through),
+    }
+}
+
+fn data(seq: u64) -> everpoint_format::record::Record {
+    record(seq, Change::Data(extent(seq, 1)))
+}
+
+#[test]
+fn points_begin_with_resync_complete_and_end_with_what_is_complete() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let second = stream.block(9, vec![data(4), data(7)]);
+    let history = history(&[&[first], &[second]]);
+    assert_eq!(history.windows(None), [span(3, 9)]);
+    assert_eq!(history.latest(None), Ok(Seq(9)));
+    assert_eq!(history.check_point(None, Seq(5)), Ok(()));
+    assert_eq!(
+        history.check_point(None, Seq(2)),
+        Err(NotAPoint::Outside {
+            seq: Seq(2),
+            before: None,
+            after: Some(Seq(3))
+        })
+    );
+    assert_eq!(history.highest_seq(), Seq(9));
+}
+
+#[test]
+fn nothing_is_listed_while_a_resync_runs_and_the_last_good_points_stay() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(5, [Stream::first_records(1), vec![data(5)]].concat());
+    let base = stream.begin_generation(7);
+    let resync = stream.block(20, vec![record(10, Change::ResyncBegin { base }), data(12)]);
+    let running = history(&[std::slice::from_ref(&first), std::slice::from_ref(&resync)]);
+    assert_eq!(running.windows(None), [span(3, 5)]);
+    assert!(
+        !running
+            .disks()
+            .values()
+            .next()
+            .expect("one disk")
+            .is_level()
+    );
+
+    let done = stream.block(30, vec![record(25, Change::ResyncComplete)]);
+    let level = history(&[&[first], &[resync, done]]);
+    assert_eq!(level.windows(None), [span(3, 5), span(25, 30)]);
+    assert_eq!(
+        level.check_point(None, Seq(12)),
+        Err(NotAPoint::Outside {
+            seq: Seq(12),
+            before: Some(Seq(5)),
+            after: Some(Seq(25))
+        })
+    );
+}
+
+#[test]
+fn a_machine_has_a_point_where_every_disk_that_is_begun_and_not_ended_has_one() {
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    let first_a = a.block(6, Stream::first_records(1));
+    let first_b = b.block(12, Stream::first_records(10));
+    let more_a = a.block(40, vec![data(30)]);
+    let end_b = b.block(20, vec![record(20, Change::DiskEnd)]);
+    let both = history(&[
+        &[first_a.clone(), first_b.clone()],
+        std::slice::from_ref(&more_a),
+    ]);
+    // Disk b lags: nothing of it is known beyond 12.
+    assert_eq!(both.windows(None), [span(3, 9), span(12, 12)]);
+    assert_eq!(both.windows(Some(a.disk)), [span(3, 40)]);
+
+    let ended = history(&[&[first_a, first_b], &[more_a, end_b]]);
+    assert_eq!(ended.windows(None), [span(3, 9), span(12, 40)]);
+    assert_eq!(ended.windows(Some(b.disk)), [span(12, 19)]);
+}
+
+#[test]
+fn a_seq_inside_a_request_is_refused_with_its_neighbours() {
+    let mut stream = Stream::new(1);
+    let part = |seq| everpoint_format::record::Record {
+        ends_request: false,
+        ..data(seq)
+    };
+    let first = stream.block(3, Stream::first_records(1));
+    let second = stream.block(8, vec![data(4), part(5), part(6), data(7), data(8)]);
+    let open = stream.block(11, vec![part(10), part(11)]);
+    let history = history(&[&[first], &[second], &[open]]);
+    for inside in [5, 6] {
+        assert_eq!(
+            history.check_point(None, Seq(inside)),
+            Err(NotAPoint::InsideRequest {
+                seq: Seq(inside),
+                before: Seq(4),
+                after: Seq(7)
+            })
+        );
+    }
+    assert_eq!(history.check_point(None, Seq(7)), Ok(()));
+    // The last request has not ended: the newest point lies before it.
+    assert_eq!(history.latest(None), Ok(Seq(9)));
+}
+
+#[test]
+fn a_time_finds_the_last_request_at_or_before_it_even_when_the_clock_steps_back() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let second = stream.block(4, vec![data(4)]);
+    let third = stream.block(5, vec![data(5)]);
+    let mut history = history(&[&[first], &[second], &[third]]);
+    let seconds = |s: u64| WallTime(s * 1_000_000);
+    assert_eq!(history.at_time(None, seconds(3)), Ok(Seq(4)));
+    assert_eq!(history.at_time(None, WallTime(3_999_999)), Ok(Seq(4)));
+    assert_eq!(history.at_time(None, seconds(9)), Ok(Seq(5)));
+    assert!(history.at_time(None, seconds(1)).is_err());
+    // Seq 5 claims to be older than 4: made monotone it is as old as 4.
+    history.times.insert(Seq(5), seconds(1));
+    assert_eq!(history.at_time(None, seconds(3)), Ok(Seq(5)));
+}
+
+#[test]
+fn a_block_that_is_missing_breaks_the_disk_and_keeps_the_points_before() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(5, [Stream::first_records(1), vec![data(5)]].concat());
+    let _lost = stream.block(6, vec![data(6)]);
+    let third = stream.block(7, vec![data(7)]);
+    let base = stream.begin_generation(9);
+    let later = stream.block(
+        21,
+        vec![
+            record(20, Change::ResyncBegin { base }),
+            record(21, Change::ResyncComplete),
+        ],
+    );
+    let history = history(&[&[first], &[third], &[later]]);
+    let disk = history.disks().values().next().expect("one disk");
+    let broken = disk.broken.expect("the chain does not continue");
+    assert_eq!((broken.number, broken.found), (ObjectNo(2), BlockNo(3)));
+    // What built on the lost block is not trusted either.
+    assert_eq!(history.windows(None), [span(3, 5)]);
+}
+
+#[test]
+fn a_generation_that_builds_on_another_position_breaks_the_disk() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(5, [Stream::first_records(1), vec![data(5)]].concat());
+    stream.begin_generation(9);
+    let other = stream.block(
+        21,
+        vec![record(
+            20,
+            Change::ResyncBegin {
+                base: Some(stream.tail),
+            },
+        )],
+    );
+    let history = history(&[&[first], &[other]]);
+    assert!(history.disks().values().all(|disk| disk.broken.is_some()));
+}
+
+#[test]
+fn sizes_and_bookmarks_are_kept_by_seq() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let mark = Change::Bookmark {
+        class: Consistency::Crash,
+        name: "before".into(),
+        at: WallTime(77),
+    };
+    let second = stream.block(
+        6,
+        vec![
+            record(4, mark),
+            record(5, Change::Resize { sectors: 2_048 }),
+            data(6),
+        ],
+    );
+    let history = history(&[&[first], &[second]]);
+    let disk = history.disks().values().next().expect("one disk");
+    assert_eq!(
+        (disk.sectors_at(Seq(4)), disk.sectors_at(Seq(5))),
+        (1_024, 2_048)
+    );
+    let bookmark = &history.bookmarks()[&Seq(4)];
+    assert_eq!(
+        (bookmark.name.as_str(), bookmark.at),
+        ("before", WallTime(77))
+    );
+}

@@ -1,0 +1,278 @@
+//! Paths through small vaults.
+
+use std::collections::BTreeMap;
+
+use everpoint_format::object::SEAL_LEN;
+use everpoint_units::{ServerId, WallTime};
+
+use super::*;
+use crate::sample::{MACHINE, Stream, VAULT, journal, object};
+use crate::sealing::{Found, SealOrder, Sealing, Step};
+
+#[derive(Clone)]
+enum Stored {
+    Data(Box<DataIndex>),
+    Seal(Seal),
+    Damaged,
+}
+
+#[derive(Default)]
+struct World {
+    journals: BTreeMap<JournalId, BTreeMap<u64, Stored>>,
+    origin: Option<JournalId>,
+    ended: Option<JournalId>,
+}
+
+impl World {
+    fn listing(&self, journal: JournalId) -> Listing {
+        let objects = self.journals.get(&journal).into_iter().flatten();
+        Listing {
+            objects: objects
+                .map(|(&number, stored)| {
+                    let len = match stored {
+                        Stored::Seal(_) => SEAL_LEN as u64,
+                        _ => 900,
+                    };
+                    (ObjectNo(number), len)
+                })
+                .collect(),
+            has_end: self.ended == Some(journal),
+        }
+    }
+
+    fn put(&mut self, journal: JournalId, number: u64, stored: Stored) {
+        self.journals
+            .entry(journal)
+            .or_default()
+            .insert(number, stored);
+    }
+
+    /// Puts data objects `from..=to` that follow one another.
+    fn data(&mut self, journal: JournalId, from: u64, to: u64, releases: &[Release]) {
+        for number in from..=to {
+            let previous = match self
+                .journals
+                .get(&journal)
+                .and_then(|j| j.get(&(number - 1)))
+            {
+                Some(Stored::Data(data)) => data.checksum,
+                _ => ObjectChecksum::default(),
+            };
+            let releases = if number == to { releases } else { &[] };
+            let data = object(journal, number, previous, &[], releases);
+            self.put(journal, number, Stored::Data(Box::new(data)));
+        }
+    }
+
+    fn seal(&mut self, journal: JournalId, successor: JournalId) {
+        let mut sealing = Sealing::new(SealOrder {
+            vault: VAULT,
+            journal,
+            successor,
+            server: ServerId([3; 16]),
+            assignment: 0,
+            now: WallTime(0),
+        });
+        sealing.handle_listing(&self.listing(journal));
+        if let Step::Read(number) = sealing.step() {
+            sealing.handle_read(match &self.journals[&journal][&number.0] {
+                Stored::Data(data) => Found::Data(data.checksum),
+                Stored::Seal(seal) => Found::Seal(*seal),
+                Stored::Damaged => Found::Damaged,
+            });
+        }
+        let Step::Create(seal) = sealing.step() else {
+            panic!("nothing to create");
+        };
+        self.put(journal, seal.header.number.0, Stored::Seal(seal));
+    }
+
+    /// Walks the machine's path; returns the objects to fold, the end and the damage.
+    fn walk(&self) -> (Vec<(u64, u64)>, PathEnd, Vec<Damage>) {
+        let mut walk = PathWalk::new(MACHINE);
+        let mut folded = Vec::new();
+        while let Some(need) = walk.need() {
+            match need {
+                Need::Origin => {
+                    let origin = self.origin.map(|journal| Origin {
+                        vault: VAULT,
+                        machine: MACHINE,
+                        journal,
+                        created_at: WallTime(0),
+                        made_from: None,
+                    });
+                    walk.handle_origin(Ok(origin.as_ref()));
+                }
+                Need::Listing(journal) => walk.handle_listing(&self.listing(journal)),
+                Need::Object(journal, number) => {
+                    let read = match &self.journals[&journal][&number.0] {
+                        Stored::Data(data) => ObjectRead::Data(data),
+                        Stored::Seal(seal) => ObjectRead::Seal(seal),
+                        Stored::Damaged => ObjectRead::Damaged,
+                    };
+                    if walk.handle_object(read) == Verdict::Fold {
+                        folded.push((journal.level.0, number.0));
+                    }
+                }
+            }
+        }
+        (folded, walk.end().expect("done"), walk.damage().to_vec())
+    }
+}
+
+fn world() -> World {
+    World {
+        origin: Some(journal(1)),
+        ..World::default()
+    }
+}
+
+#[test]
+fn without_an_origin_there_is_no_machine() {
+    let world = World::default();
+    assert_eq!(world.walk().1, PathEnd::NoOrigin);
+}
+
+#[test]
+fn an_open_journal_ends_the_path_with_its_gapless_run() {
+    let mut world = world();
+    world.data(journal(1), 1, 3, &[]);
+    world.data(journal(1), 5, 5, &[]);
+    let (folded, end, damage) = world.walk();
+    assert_eq!(folded, [(1, 1), (1, 2), (1, 3)]);
+    assert_eq!(
+        end,
+        PathEnd::Open {
+            journal: journal(1),
+            last: ObjectNo(3)
+        }
+    );
+    assert_eq!(damage, []);
+}
+
+#[test]
+fn a_seal_leads_on_and_hides_what_landed_behind_it() {
+    let mut world = world();
+    world.data(journal(1), 1, 2, &[]);
+    world.seal(journal(1), journal(4));
+    world.data(journal(1), 4, 4, &[]);
+    world.data(journal(4), 1, 1, &[]);
+    let (folded, end, _) = world.walk();
+    assert_eq!(folded, [(1, 1), (1, 2), (4, 1)]);
+    assert_eq!(
+        end,
+        PathEnd::Open {
+            journal: journal(4),
+            last: ObjectNo(1)
+        }
+    );
+}
+
+#[test]
+fn a_successor_that_never_wrote_leads_on_too() {
+    let mut world = world();
+    world.seal(journal(1), journal(2));
+    world.seal(journal(2), journal(3));
+    let (folded, end, damage) = world.walk();
+    assert_eq!((folded, damage), (vec![], vec![]));
+    assert_eq!(
+        end,
+        PathEnd::Open {
+            journal: journal(3),
+            last: ObjectNo(0)
+        }
+    );
+}
+
+#[test]
+fn the_first_release_of_the_machine_ends_its_part() {
+    let mut world = world();
+    let release = |machine, level| Release {
+        machine,
+        successor: Some(journal(level)),
+    };
+    let other = MachineId([8; 16]);
+    world.data(journal(1), 1, 2, &[release(other, 9), release(MACHINE, 3)]);
+    world.data(journal(1), 3, 4, &[release(MACHINE, 7)]);
+    world.data(
+        journal(3),
+        1,
+        1,
+        &[Release {
+            machine: MACHINE,
+            successor: None,
+        }],
+    );
+    let (folded, end, _) = world.walk();
+    assert_eq!(folded, [(1, 1), (1, 2), (3, 1)]);
+    assert_eq!(
+        end,
+        PathEnd::Closed {
+            journal: journal(3),
+            number: ObjectNo(1)
+        }
+    );
+}
+
+#[test]
+fn an_edge_that_does_not_rise_stops_the_walk() {
+    let mut world = world();
+    let release = Release {
+        machine: MACHINE,
+        successor: Some(journal(1)),
+    };
+    world.data(journal(1), 1, 1, &[release]);
+    let (_, end, damage) = world.walk();
+    assert_eq!(end, PathEnd::Broken);
+    assert!(matches!(damage[..], [Damage::LevelDoesNotRise { .. }]));
+}
+
+#[test]
+fn damage_ends_no_prefix_and_is_reported() {
+    let mut world = world();
+    world.data(journal(1), 1, 3, &[]);
+    world.put(journal(1), 2, Stored::Damaged);
+    let (folded, _, damage) = world.walk();
+    assert_eq!(folded, [(1, 1), (1, 3)]);
+    assert_eq!(
+        damage,
+        [Damage::Object {
+            journal: journal(1),
+            number: ObjectNo(2)
+        }]
+    );
+}
+
+#[test]
+fn neighbours_that_disagree_end_the_prefix() {
+    let mut world = world();
+    world.data(journal(1), 1, 2, &[]);
+    let mut stream = Stream::new(1);
+    let block = stream.block(3, Stream::first_records(1));
+    let other = object(journal(1), 3, ObjectChecksum([6; 32]), &[block], &[]);
+    world.put(journal(1), 3, Stored::Data(Box::new(other)));
+    let (folded, end, _) = world.walk();
+    assert_eq!(folded, [(1, 1), (1, 2)]);
+    assert_eq!(
+        end,
+        PathEnd::Open {
+            journal: journal(1),
+            last: ObjectNo(2)
+        }
+    );
+}
+
+#[test]
+fn where_something_was_deleted_nothing_is_guessed() {
+    let mut world = world();
+    world.data(journal(1), 1, 2, &[]);
+    world.ended = Some(journal(1));
+    let (folded, end, damage) = world.walk();
+    assert_eq!((folded, end), (vec![], PathEnd::Broken));
+    assert_eq!(
+        damage,
+        [Damage::Pruned {
+            journal: journal(1)
+        }]
+    );
+}

@@ -1,0 +1,201 @@
+//! Sealing a journal (R5): one operation for restart, take-over, planned rotation and shutdown.
+//!
+//! List the journal to its end. Where `end` or a seal stands, it is sealed, and what stands there
+//! counts. Otherwise create the seal in the *first missing number*; if that name was taken meanwhile,
+//! list again. A create whose outcome is unknown is repeated with the same bytes (R9), so the seal is
+//! frozen once for each number that it is tried in.
+//!
+//! A seal has its own length, shorter than any data object, so that a listing shows where seals may
+//! be; only those are read.
+
+use everpoint_format::object::{ObjectChecksum, ObjectHeader, SEAL_LEN, Seal};
+use everpoint_units::{JournalId, ObjectNo, ServerId, VaultId, WallTime};
+
+use crate::path::{Listing, gapless_run};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sealing {
+    order: SealOrder,
+    at: At,
+}
+
+/// Which journal to seal, and what the seal says.
+#[derive(Clone, Copy, Debug)]
+pub struct SealOrder {
+    pub vault: VaultId,
+    pub journal: JournalId,
+    /// The journal that goes on; its level must be higher (R2).
+    pub successor: JournalId,
+    /// Who seals.
+    pub server: ServerId,
+    pub assignment: u64,
+    pub now: WallTime,
+}
+
+/// What the driver does next.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// List the journal and call [`Sealing::handle_listing`].
+    List,
+    /// Read `end` and call [`Sealing::handle_read`].
+    ReadEnd,
+    /// Read an object and call [`Sealing::handle_read`].
+    Read(ObjectNo),
+    /// Create the seal under its own number and call [`Sealing::handle_created`].
+    Create(Seal),
+    /// The journal is sealed, by this seal.
+    Sealed(Seal),
+}
+
+/// What an object turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    Data(ObjectChecksum),
+    Seal(Seal),
+    /// Present and unreadable.
+    Damaged,
+    Missing,
+}
+
+#[derive(Debug)]
+enum At {
+    Listing,
+    ReadingEnd,
+    /// Candidates for a seal, last first; then the last object of the run.
+    Candidates {
+        candidates: Vec<ObjectNo>,
+        run: ObjectNo,
+    },
+    LastObject {
+        run: ObjectNo,
+    },
+    Creating(Seal),
+    Sealed(Seal),
+}
+
+impl Sealing {
+    /// Starts to seal.
+    ///
+    /// # Panics
+    ///
+    /// If the successor's level is not higher (R2): the server opens a higher journal first.
+    pub fn new(order: SealOrder) -> Self {
+        assert!(
+            order.journal.level < order.successor.level,
+            "a seal names a successor of a higher level"
+        );
+        Self {
+            order,
+            at: At::Listing,
+        }
+    }
+
+    /// What to do next.
+    pub fn step(&self) -> Step {
+        match &self.at {
+            At::Listing => Step::List,
+            At::ReadingEnd => Step::ReadEnd,
+            At::Candidates { candidates, run } => candidates
+                .last()
+                .map_or(Step::Read(*run), |&n| Step::Read(n)),
+            At::LastObject { run } => Step::Read(*run),
+            At::Creating(seal) => Step::Create(*seal),
+            At::Sealed(seal) => Step::Sealed(*seal),
+        }
+    }
+
+    /// The whole listing, from the start to its end.
+    pub fn handle_listing(&mut self, listing: &Listing) {
+        if listing.has_end {
+            self.at = At::ReadingEnd;
+            return;
+        }
+        let candidates = listing
+            .objects
+            .iter()
+            .rev()
+            .filter(|(_, len)| *len == SEAL_LEN as u64)
+            .map(|(number, _)| *number)
+            .collect();
+        let run = gapless_run(listing);
+        self.at = At::Candidates { candidates, run };
+        self.after_candidates();
+    }
+
+    /// What the object, or `end`, that was to be read is.
+    ///
+    /// # Panics
+    ///
+    /// If nothing was to be read.
+    pub fn handle_read(&mut self, found: Found) {
+        match (&mut self.at, found) {
+            (At::ReadingEnd | At::Candidates { .. }, Found::Seal(seal)) => {
+                self.at = At::Sealed(seal);
+            }
+            (At::ReadingEnd, _) => self.at = At::Listing,
+            (At::Candidates { candidates, .. }, _) => {
+                candidates.pop();
+                self.after_candidates();
+            }
+            (At::LastObject { run }, found) => {
+                let run = *run;
+                match found {
+                    Found::Data(checksum) => self.create_after(run, checksum),
+                    // Damage ends no prefix and takes no seal: the seal goes behind it.
+                    Found::Damaged => self.create_after(run, ObjectChecksum::default()),
+                    Found::Seal(seal) => self.at = At::Sealed(seal),
+                    Found::Missing => self.at = At::Listing,
+                }
+            }
+            _ => panic!("nothing was to be read"),
+        }
+    }
+
+    /// What became of the create: `true` when these bytes stand there now, `false` when other bytes
+    /// do. An unknown outcome is no answer: the driver repeats the same create.
+    ///
+    /// # Panics
+    ///
+    /// If nothing was to be created.
+    pub fn handle_created(&mut self, mine: bool) {
+        let At::Creating(seal) = self.at else {
+            panic!("nothing was to be created");
+        };
+        self.at = if mine { At::Sealed(seal) } else { At::Listing };
+    }
+
+    fn after_candidates(&mut self) {
+        if let At::Candidates { candidates, run } = &self.at
+            && candidates.is_empty()
+        {
+            let run = *run;
+            if run == ObjectNo::ZERO {
+                self.create_after(run, ObjectChecksum::default());
+            } else {
+                self.at = At::LastObject { run };
+            }
+        }
+    }
+
+    fn create_after(&mut self, run: ObjectNo, last_checksum: ObjectChecksum) {
+        let order = &self.order;
+        self.at = At::Creating(Seal {
+            header: ObjectHeader {
+                vault: order.vault,
+                journal: order.journal,
+                number: run.next(),
+                server: order.server,
+                assignment: order.assignment,
+                previous: last_checksum,
+                created_at: order.now,
+            },
+            prefix_end: run,
+            last_checksum,
+            successor: order.successor,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
