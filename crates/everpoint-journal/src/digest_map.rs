@@ -57,6 +57,8 @@ impl DigestMap {
                     }
                     Change::Zero(extent) | Change::Discard(extent) => self.fold_zero(extent),
                     Change::Resize { sectors } => self.zero_from(sectors),
+                    // A generation that builds on nothing begins with an empty disk.
+                    Change::ResyncBegin { base: None } => self.pieces.fill(Piece::Zero),
                     _ => (),
                 }
             }

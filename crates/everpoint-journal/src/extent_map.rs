@@ -78,8 +78,10 @@ impl ExtentMap {
                         let end = Lba::new(sectors).unwrap_or(Lba::MAX);
                         self.cut_out(end, Lba::MAX);
                     }
+                    // A generation that builds on nothing begins with an empty disk.
+                    Change::ResyncBegin { base: None } => self.runs.clear(),
                     Change::Bookmark { .. }
-                    | Change::ResyncBegin { .. }
+                    | Change::ResyncBegin { base: Some(_) }
                     | Change::ResyncComplete
                     | Change::DiskEnd => (),
                 }

@@ -3,7 +3,7 @@
 //!
 //! Fed with the sections of the machine in path order. A disk's generations follow one another: a
 //! new one states the position that it builds on, and only if that is where the disk stands is the
-//! history whole. From a `resync complete` to the last block of its generation, every `Seq` that ends
+//! history whole; one that builds on nothing begins again with an empty disk. From a `resync complete` to the last block of its generation, every `Seq` that ends
 //! a request is a recovery point of the disk; of the machine, where it is one of every disk that was
 //! begun and not ended.
 
@@ -149,6 +149,12 @@ impl MachineHistory {
         let Some(disk) = self.disks.get_mut(&section.disk) else {
             return (begins && base == Some(None)).then(|| DiskHistory::new(section.generation));
         };
+        if begins && base == Some(None) {
+            // A full copy that builds on nothing: the way out of damage. Older points stay.
+            disk.broken = None;
+            disk.level = false;
+            return self.disks.remove(&section.disk);
+        }
         if disk.broken.is_some() {
             return None;
         }

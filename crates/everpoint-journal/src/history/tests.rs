@@ -180,6 +180,19 @@ fn a_generation_that_builds_on_another_position_breaks_the_disk() {
 }
 
 #[test]
+fn a_full_copy_that_builds_on_nothing_heals_a_broken_disk_and_keeps_its_points() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(5, [Stream::first_records(1), vec![data(5)]].concat());
+    let _lost = stream.block(6, vec![data(6)]);
+    let third = stream.block(7, vec![data(7)]);
+    stream.begin_generation(9);
+    let again = stream.block(22, Stream::first_records(20));
+    let history = history(&[&[first], &[third], &[again]]);
+    assert_eq!(history.windows(None), [span(3, 5), span(22, 22)]);
+    assert!(history.disks().values().all(|disk| disk.broken.is_none()));
+}
+
+#[test]
 fn sizes_and_bookmarks_are_kept_by_seq() {
     let mut stream = Stream::new(1);
     let first = stream.block(3, Stream::first_records(1));
