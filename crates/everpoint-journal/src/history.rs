@@ -182,7 +182,9 @@ impl MachineHistory {
                 } => {
                     disk.name = name.to_string();
                     disk.block_size = *block_size;
-                    disk.begun = seq;
+                    if disk.sizes.is_empty() {
+                        disk.begun = seq;
+                    }
                     disk.ended = None;
                     disk.resize(seq, *sectors);
                 }
