@@ -1,3 +1,164 @@
-//! The project's own chores: test, soak, bench, generated code, images.
+//! `cargo xtask`: parses the command line and calls the chore. `cargo xtask --help` lists them.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use xtask::image::{self, ImageSpec, Share};
+use xtask::parts::{self, Choice};
+use xtask::workspace::Workspace;
+use xtask::{fuzz, proto};
+
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    about = "The project's own chores",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Test everything, and print the time of each part
+    #[command(after_help = parts::help())]
+    Test(TestArgs),
+    /// Run the end-to-end tests in their long forms (EVERPOINT_SOAK=1), one at a time
+    Soak(NamesArgs),
+    /// Run the benches and print what they measure
+    Bench(NamesArgs),
+    /// Run fuzz targets, with coverage guidance, on the pinned toolchain
+    Fuzz(FuzzArgs),
+    /// Generate the Rust code of the protobuf messages in proto/
+    Proto {
+        /// Change nothing; fail when the committed code is not what proto/ gives
+        #[arg(long)]
+        check: bool,
+    },
+    /// Make a dense raw disk image: an ext4 filesystem filled with files of this machine
+    Image(ImageArgs),
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Parts to run, in the order of the list below; without any, all that are marked with *
+    #[arg(value_name = "PART")]
+    parts: Vec<String>,
+    /// Run what is left after a part has failed
+    #[arg(long)]
+    keep_going: bool,
+    /// Seconds for each fuzz target
+    #[arg(long, value_name = "SECONDS", default_value_t = parts::FUZZ_SECONDS, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    fuzz_seconds: u64,
+    /// Handed to the test binaries of `unit` and `e2e`: a filter, `--nocapture`, ...
+    #[arg(last = true, value_name = "ARG")]
+    args: Vec<String>,
+}
+
+#[derive(Args)]
+struct NamesArgs {
+    /// Which to run, by name; without any, all
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Handed to each binary
+    #[arg(last = true, value_name = "ARG")]
+    args: Vec<String>,
+}
+
+#[derive(Args)]
+struct FuzzArgs {
+    /// Which to run, by name; without any, all
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    seconds: u64,
+    /// Run one target once on this file, as after a find
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ImageArgs {
+    /// The raw image to write
+    out: PathBuf,
+    /// Size of the image. Unit: MiB
+    #[arg(long, default_value_t = 2048)]
+    mib: u64,
+    /// Share of the filesystem that files take, 0 to 0.9
+    #[arg(long, default_value = "0.70")]
+    fill: Share,
+    /// Share of the files, by bytes, that are replaced by others: another machine of the same kind
+    #[arg(long, default_value = "0.0")]
+    other: Share,
+    /// The tree that files are taken from
+    #[arg(long, default_value = "/usr")]
+    root: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match call(Cli::parse().chore) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn call(chore: Chore) -> Result<ExitCode> {
+    if let Chore::Image(args) = chore {
+        return make_image(args);
+    }
+    let workspace = Workspace::here()?;
+    match chore {
+        Chore::Test(args) => {
+            let choice = Choice {
+                names: args.parts,
+                keep_going: args.keep_going,
+                fuzz_time: Duration::from_secs(args.fuzz_seconds),
+                test_args: args.args,
+            };
+            return Ok(exit_code(parts::test(&workspace, &choice)?));
+        }
+        Chore::Soak(args) => {
+            return Ok(exit_code(parts::soak(&workspace, &args.names, &args.args)?));
+        }
+        Chore::Bench(args) => parts::bench(&workspace, &args.names, &args.args)?,
+        Chore::Fuzz(args) => match args.input {
+            Some(input) => fuzz::replay(&workspace, &args.targets, &input)?,
+            None => {
+                let note = fuzz::run(&workspace, &args.targets, Duration::from_secs(args.seconds))?;
+                println!("{note}");
+            }
+        },
+        Chore::Proto { check: true } => println!("{}", proto::check(&workspace)?),
+        Chore::Proto { check: false } => println!("{}", proto::write(&workspace)?),
+        Chore::Image(_) => unreachable!("made above, without a workspace"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn make_image(args: ImageArgs) -> Result<ExitCode> {
+    let spec = ImageSpec {
+        out: args.out,
+        mib: args.mib,
+        fill: args.fill,
+        other: args.other,
+        root: args.root,
+    };
+    println!("{}: {}", spec.out.display(), image::make(&spec)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(passed: bool) -> ExitCode {
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,18 @@
+//! The project's own chores, as `cargo xtask` and as a library that tests and benches call.
+//!
+//! [`image`] makes realistic disk images, [`built`] finds the binary that a test drives. Everything else
+//! is behind the command line: [`parts`] is the list of what `cargo xtask test` runs, [`tools`] gets
+//! what that needs, [`fuzz`] and [`proto`] are chores of their own.
+//!
+//! Nothing here is written outside `target/`, but for what the system's package manager installs and for
+//! cargo's own caches.
+
+pub mod built;
+pub mod fuzz;
+pub mod image;
+pub mod parts;
+pub mod proto;
+pub mod report;
+pub mod run;
+pub mod tools;
+pub mod workspace;

@@ -1,0 +1,198 @@
+//! The floor plan: who may use whom, and what the pure floors do not know.
+
+use std::path::{Component, Path};
+
+use super::Source;
+use super::manifest::{Manifest, Use};
+use super::tokens;
+
+/// Every crate, by floor from the lowest. A crate uses only crates on lower floors, and no neighbour, so
+/// that no circle can form and no arrow can run back up. Crates to come have their places already.
+const FLOORS: [&[&str]; 7] = [
+    &["everpoint-units"],
+    &["everpoint-format"],
+    &[
+        "everpoint-capture",
+        "everpoint-journal",
+        "everpoint-protection",
+        "everpoint-reduction",
+        "everpoint-replication",
+        "everpoint-wire",
+    ],
+    &[
+        "everpoint-cache-log",
+        "everpoint-catalog",
+        "everpoint-nbd",
+        "everpoint-replica",
+        "everpoint-transport",
+        "everpoint-vault",
+    ],
+    &[
+        "everpoint-agent",
+        "everpoint-control-plane",
+        "everpoint-process-server",
+        "everpoint-retention",
+    ],
+    &[
+        "everpoint-loadtest",
+        "everpoint-quickstart",
+        "everpoint-simulation",
+    ],
+    &["everpoint", "xtask"],
+];
+
+/// The highest floor whose crates decide and never act: no runtime, no file, no socket, no clock, no
+/// random numbers. They run in production and in the simulation unchanged.
+const PURE_FLOORS_MAX: usize = 3;
+
+/// What a pure crate may use beside our own. Whoever adds to this has seen that it does not act.
+const PURE_DEPENDENCIES: [&str; 7] = [
+    "blake3",
+    "bytes",
+    "crc-fast",
+    "crc32fast",
+    "lz4_flex",
+    "prost",
+    "thiserror",
+];
+
+/// What a pure crate does not name, and what it does instead.
+const IMPURE_NAMES: [(&str, &str); 15] = [
+    ("std::fs", "a shell reads and writes"),
+    ("std::net", "a shell has the sockets"),
+    ("std::os", "a shell has the descriptors"),
+    ("std::thread", "a shell has the threads"),
+    ("std::process", "a shell starts and ends programs"),
+    ("std::env", "settings are arguments"),
+    ("std::io::stdin", "a shell reads"),
+    ("std::io::stdout", "a shell prints"),
+    ("println", "a shell prints"),
+    ("eprintln", "a shell prints"),
+    ("Instant", "time is an argument, a Moment"),
+    ("SystemTime", "time is an argument, a WallTime"),
+    ("RandomState", "its order differs from run to run"),
+    (
+        "HashMap",
+        "its order differs from run to run: a BTreeMap's does not",
+    ),
+    (
+        "HashSet",
+        "its order differs from run to run: a BTreeSet's does not",
+    ),
+];
+
+/// The floor of a crate, from 1.
+fn floor(name: &str) -> Option<usize> {
+    let index = FLOORS.iter().position(|names| names.contains(&name));
+    index.map(|index| index + 1)
+}
+
+fn is_pure(name: &str) -> bool {
+    floor(name).is_some_and(|floor| floor <= PURE_FLOORS_MAX)
+}
+
+/// Crates without a place, or in a folder of another name.
+pub(crate) fn unplanned(crates: &[Manifest]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for found in crates {
+        if floor(&found.name).is_none() {
+            let what = format!("`{}` has no place on the floor plan", found.name);
+            findings.push(found.source.finding(1, what));
+        }
+        if crate_of(&found.source.path) != Some(found.name.as_str()) {
+            let what = format!("`{}` lies in a folder of another name", found.name);
+            findings.push(found.source.finding(1, what));
+        }
+    }
+    findings
+}
+
+/// Arrows that do not lead down, those of tests and build scripts too.
+pub(crate) fn rising(crates: &[Manifest], workspace: &Manifest) -> Vec<String> {
+    let mut findings = Vec::new();
+    for user in crates {
+        for used in &user.dependencies {
+            let package = used.package(workspace);
+            let (Some(from), Some(to)) = (floor(&user.name), floor(package)) else {
+                continue;
+            };
+            if from <= to {
+                let what = format!(
+                    "{} (floor {from}) uses {package} (floor {to}): only lower floors",
+                    user.name
+                );
+                findings.push(user.source.finding(used.line, what));
+            }
+        }
+    }
+    findings
+}
+
+/// What pure crates build on and is not known to be pure.
+pub(crate) fn impure_dependencies(crates: &[Manifest], workspace: &Manifest) -> Vec<String> {
+    let mut findings = Vec::new();
+    for user in crates.iter().filter(|user| is_pure(&user.name)) {
+        for used in &user.dependencies {
+            let package = used.package(workspace);
+            let known = PURE_DEPENDENCIES.contains(&package) || floor(package).is_some();
+            if used.used_for == Use::Build && !known {
+                let what = format!("{} must stay pure and uses {package}", user.name);
+                findings.push(user.source.finding(used.line, what));
+            }
+        }
+    }
+    findings
+}
+
+/// What the shipped code of pure crates names and may not. Comments, texts and tests do not count.
+pub(crate) fn impure_names(sources: &[Source]) -> Vec<String> {
+    let only_tests = tokens::test_files(sources);
+    let mut findings = Vec::new();
+    for source in sources {
+        let pure = crate_of(&source.path).is_some_and(is_pure) && is_below_src(&source.path);
+        if !pure || only_tests.contains(&source.path) {
+            continue;
+        }
+        for named in tokens::shipped_paths(&source.text) {
+            for (impure, instead) in IMPURE_NAMES {
+                if names(&named.path, impure) {
+                    let what = format!("pure code names {}: {instead}", named.path);
+                    findings.push(source.finding(named.line, what));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Crates that the architecture does not speak of.
+pub(crate) fn unnamed(readme: &Source, crates: &[Manifest]) -> Vec<String> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    let words: Vec<&str> = readme.text.split(|c| !is_part(c)).collect();
+    let unnamed = crates
+        .iter()
+        .filter(|found| !words.contains(&found.name.as_str()));
+    unnamed
+        .map(|found| readme.finding(1, format!("does not name {}", found.name)))
+        .collect()
+}
+
+/// Whether the segments of `name` stand in `path`, one after the other.
+fn names(path: &str, name: &str) -> bool {
+    let path: Vec<&str> = path.split("::").collect();
+    let name: Vec<&str> = name.split("::").collect();
+    path.windows(name.len()).any(|window| window == name)
+}
+
+/// The crate that a file of the repository belongs to.
+fn crate_of(path: &Path) -> Option<&str> {
+    let mut components = path.components().map(Component::as_os_str);
+    (components.next()? == "crates").then_some(())?;
+    components.next()?.to_str()
+}
+
+fn is_below_src(path: &Path) -> bool {
+    path.components()
+        .nth(2)
+        .is_some_and(|part| part.as_os_str() == "src")
+}
