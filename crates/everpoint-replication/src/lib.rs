@@ -3,3 +3,4 @@
 //! Pure: events go in, verdicts and actions come out. No bytes are moved here, no clock is read.
 
 pub mod sink;
+pub mod source;

@@ -228,6 +228,11 @@ impl Sink {
         self.assert_invariants();
     }
 
+    /// The disk.
+    pub const fn disk(&self) -> DiskId {
+        self.disk
+    }
+
     /// What the last block taken says.
     pub const fn received(&self) -> Option<Received> {
         self.received

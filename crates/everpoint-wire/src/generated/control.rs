@@ -101,15 +101,25 @@ pub struct DetachDisk {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TakeOver {
-    /// Journals of this server are sealed. 16 bytes.
+    /// Journals of this server are sealed. 16 bytes; empty when a journal is named.
     #[prost(bytes = "bytes", tag = "1")]
     pub server: ::prost::bytes::Bytes,
+    /// This journal is sealed, also when nothing was ever written in it. Empty: those of the server.
+    #[prost(string, tag = "2")]
+    pub journal: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TakenOver {
+    #[prost(message, repeated, tag = "1")]
+    pub journals: ::prost::alloc::vec::Vec<SealedJournal>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TakenOver {
-    /// Names of the journals that were sealed, or found sealed.
-    #[prost(string, repeated, tag = "1")]
-    pub journals: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+pub struct SealedJournal {
+    #[prost(string, tag = "1")]
+    pub journal: ::prost::alloc::string::String,
+    /// The journal that its seal names: this server's, unless another had sealed it before.
+    #[prost(string, tag = "2")]
+    pub successor: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentStatus {

@@ -1,0 +1,103 @@
+//! Going on in a new journal: the own one is sealed, naming its successor, when everything frozen is
+//! committed (R2, R5).
+
+use everpoint_format::object::ObjectChecksum;
+use everpoint_journal::commit::Commit;
+use everpoint_journal::sealing::SealOrder;
+use everpoint_units::{JournalId, Level};
+use everpoint_vault::Remedy;
+use everpoint_vault::history::{HistoryError, seal_journal};
+
+use super::CommitTask;
+use crate::clock::wall_time;
+use crate::shared::{BackOff, Ended};
+use crate::state::StateError;
+
+/// Why no new journal was begun.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RotateError {
+    #[error("this server's journal was sealed by another server")]
+    Fenced,
+    #[error("the server is stopping")]
+    Ending,
+    #[error("the journal could not be sealed")]
+    Seal(#[source] HistoryError),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl CommitTask {
+    /// Begins a journal whose level is above `level`, unless the own one's is already.
+    pub(super) async fn rotate_above(&mut self, level: Level) -> Result<JournalId, RotateError> {
+        if level < self.journal.level {
+            return Ok(self.journal);
+        }
+        self.settle().await?;
+        let successor = JournalId {
+            level: Level(level.0.max(self.journal.level.0) + 1),
+            random: rand::random(),
+        };
+        self.shared.note_journal(successor)?;
+        let order = SealOrder {
+            vault: self.shared.header.vault,
+            journal: self.journal,
+            successor,
+            server: self.shared.server,
+            assignment: 0,
+            now: wall_time(),
+        };
+        let mut back_off = BackOff::new();
+        let seal = loop {
+            match seal_journal(&self.shared.vault, order).await {
+                Ok(seal) => break seal,
+                Err(error) if error.remedy() == Remedy::Again && !self.shared.has_ended() => {
+                    tracing::warn!(%error, "the own journal is not sealed yet");
+                    back_off.pause().await;
+                }
+                Err(error) => return Err(RotateError::Seal(error)),
+            }
+        };
+        if seal.successor != successor {
+            // Somebody else sealed it first: the machines are theirs.
+            self.core.handle_fenced();
+            let journal = self.journal;
+            self.shared.end(Ended::Fenced { journal });
+            return Err(RotateError::Fenced);
+        }
+        // The machines' path led to the old journal, in which nobody else could write, and its seal
+        // is our own: it leads to the new one now, and this server owns them still (R6).
+        tracing::info!(old = %self.journal, new = %successor, "the journal was rotated");
+        self.journal = successor;
+        self.core = Commit::new(self.limits);
+        self.previous = ObjectChecksum::default();
+        let waiting = !self.builder.is_empty();
+        if waiting {
+            let now = self.shared.clock.now();
+            self.core.handle_block(now, self.builder.frames_len(), true);
+        }
+        self.shared.progress.send_modify(|progress| {
+            progress.journal = successor;
+            progress.committed = everpoint_units::ObjectNo::ZERO;
+        });
+        Ok(successor)
+    }
+
+    /// Waits until every frozen object is committed.
+    async fn settle(&mut self) -> Result<(), RotateError> {
+        loop {
+            self.act();
+            if self.core.is_fenced() {
+                return Err(RotateError::Fenced);
+            }
+            if self.in_flight.is_empty() {
+                return Ok(());
+            }
+            match self.puts.join_next().await {
+                Some(done) => {
+                    self.handle_done(done.expect("a put neither panics nor is aborted"));
+                }
+                None => return Err(RotateError::Ending),
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Settings of a process server: one TOML section, every key with its unit, default and bound.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use everpoint_units::ServerId;
+use serde::Deserialize;
+
+/// The section `[process]` of a server's configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessServerConfig {
+    /// Where the server keeps its identity and the list of its journals. One server a directory.
+    pub state_dir: PathBuf,
+    /// The vault: `file:///dir` or `memory://name`.
+    pub vault: String,
+    /// Make the vault's directory and header when there are none. Default false: a vault that is not
+    /// mounted must not be begun anew below its mount point.
+    #[serde(default)]
+    pub create_vault: bool,
+    /// Where agents connect (UDP). Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Unix socket for the command line, mode 0600.
+    pub control_socket: PathBuf,
+    /// Prometheus metrics over HTTP. Default: none.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// The server's id. Default: a random one, made at the first start and kept in `state_dir`. Set
+    /// it to go on as a server whose directory was lost.
+    #[serde(default)]
+    pub server: Option<ServerIdText>,
+    /// Certificate, key and CA.
+    pub tls: TlsConfig,
+    /// The cache log.
+    pub cache_log: LogConfig,
+    /// Commits.
+    #[serde(default)]
+    pub commit: CommitConfig,
+    /// Bytes that all buffers together may take. Default 512 MiB, at least 64 MiB. Unit: bytes.
+    #[serde(default = "memory_default")]
+    pub memory_bytes_max: usize,
+    /// Machines at a time. Default 4,096.
+    #[serde(default = "machines_default")]
+    pub machines_max: usize,
+    /// Longest time that a stop waits for everything cached to be committed. Default 60 s. What is
+    /// not committed by then stays in the cache log and is committed at the next start.
+    #[serde(default = "drain_default")]
+    pub drain_timeout_s: u64,
+    /// Largest datagram. Default 1,452, up to 6,550 where the whole path carries it. Unit: bytes.
+    #[serde(default = "mtu_default")]
+    pub mtu_max: u16,
+}
+
+/// Paths of PEM files; keys must be readable by their owner alone.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// See `everpoint-cache-log`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// The log's directory, on a local disk that honours syncs.
+    pub dir: PathBuf,
+    /// Most bytes of the log, at least three files. When it is used up, agents are held back.
+    pub quota_bytes: u64,
+    /// Length of one file. Default 64 MiB, 4 MiB to 1 GiB.
+    #[serde(default = "log_file_default")]
+    pub file_bytes: u64,
+    /// Go on although synced records are missing: an operator's word after damage. Default false.
+    #[serde(default)]
+    pub accept_damage: bool,
+}
+
+/// See `everpoint_journal::commit`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CommitConfig {
+    /// How long a change waits for its object. Default 2,000, 10 to 60,000. Unit: milliseconds.
+    pub interval_ms: u64,
+    /// Frames that close an object at once. Default 32 MiB, 1 MiB to 64 MiB. Unit: bytes.
+    pub object_bytes: u64,
+    /// Objects under way at once. Default 4, 1 to 16.
+    pub in_flight_max: u64,
+}
+
+/// An id in its text form.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ServerIdText(pub ServerId);
+
+/// A setting outside its bounds.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{key}: {rule}")]
+pub struct SettingError {
+    pub key: &'static str,
+    pub rule: &'static str,
+}
+
+const fn memory_default() -> usize {
+    512 << 20
+}
+
+const fn machines_default() -> usize {
+    4_096
+}
+
+const fn drain_default() -> u64 {
+    60
+}
+
+const fn mtu_default() -> u16 {
+    1_452
+}
+
+const fn log_file_default() -> u64 {
+    64 << 20
+}
+
+impl Default for CommitConfig {
+    fn default() -> Self {
+        Self {
+            interval_ms: 2_000,
+            object_bytes: 32 << 20,
+            in_flight_max: 4,
+        }
+    }
+}
+
+impl TryFrom<String> for ServerIdText {
+    type Error = everpoint_units::ParseIdError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl ProcessServerConfig {
+    /// Tests every bound that does not depend on the machine.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is outside its bounds, with the rule.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let commit = &self.commit;
+        let rules = [
+            (
+                64 << 20 <= self.memory_bytes_max,
+                "memory_bytes_max",
+                "must be at least 67108864 (64 MiB)",
+            ),
+            (
+                0 < self.machines_max && self.machines_max <= 100_000,
+                "machines_max",
+                "must be 1 to 100000",
+            ),
+            (
+                (10..=60_000).contains(&commit.interval_ms),
+                "commit.interval_ms",
+                "must be 10 to 60000",
+            ),
+            (
+                (1 << 20..=64 << 20).contains(&commit.object_bytes),
+                "commit.object_bytes",
+                "must be 1048576 to 67108864 (1 to 64 MiB)",
+            ),
+            (
+                (1..=16).contains(&commit.in_flight_max),
+                "commit.in_flight_max",
+                "must be 1 to 16",
+            ),
+        ];
+        rules
+            .into_iter()
+            .find(|(holds, ..)| !holds)
+            .map_or(Ok(()), |(_, key, rule)| Err(SettingError { key, rule }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        state_dir = "/var/lib/everpoint"
+        vault = "file:///srv/vault"
+        listen = "127.0.0.1:0"
+        control_socket = "/run/everpoint/server"
+        [tls]
+        ca = "ca.pem"
+        cert = "server.pem"
+        key = "server.key"
+        [cache_log]
+        dir = "/var/lib/everpoint/log"
+        quota_bytes = 1073741824
+    "#;
+
+    #[test]
+    fn a_minimal_section_reads_with_sound_defaults() {
+        let config: ProcessServerConfig = toml::from_str(MINIMAL).expect("a good section");
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.commit.interval_ms, 2_000);
+        assert!(!config.create_vault);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let text = format!("cashe_log = 1\n{MINIMAL}");
+        let error = toml::from_str::<ProcessServerConfig>(&text).expect_err("unknown");
+        assert!(error.to_string().contains("cashe_log"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_outside_its_bounds_is_named_with_its_rule() {
+        let mut config: ProcessServerConfig = toml::from_str(MINIMAL).expect("a good section");
+        config.commit.in_flight_max = 0;
+        let error = config.check().expect_err("out of bounds");
+        assert_eq!(error.to_string(), "commit.in_flight_max: must be 1 to 16");
+    }
+}

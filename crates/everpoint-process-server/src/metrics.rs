@@ -1,0 +1,67 @@
+//! What a process server counts, under stable names. The binary decides who may read it.
+
+use std::time::Duration;
+
+use everpoint_format::change::ChangeBlock;
+use everpoint_format::data::DataObject;
+use everpoint_transport::{CloseReason, Closed};
+use metrics::{counter, gauge, histogram};
+
+/// A block was taken.
+pub(crate) fn received(block: &ChangeBlock) {
+    let frame = block.header().frame;
+    counter!("everpoint_server_blocks_total").increment(1);
+    counter!("everpoint_server_raw_bytes_total").increment(frame.raw_len.into());
+    counter!("everpoint_server_received_bytes_total").increment(block.bytes().len() as u64);
+}
+
+/// An agent broke the protocol.
+pub(crate) fn violation(reason: CloseReason) {
+    counter!("everpoint_server_violations_total", "reason" => reason.name()).increment(1);
+}
+
+/// A connection ended.
+pub(crate) fn closed(closed: &Closed) {
+    let reason = closed.reason().map_or("transport", CloseReason::name);
+    counter!("everpoint_server_connections_ended_total", "reason" => reason).increment(1);
+}
+
+/// An object was frozen.
+pub(crate) fn frozen(object: &DataObject) {
+    counter!("everpoint_server_objects_total").increment(1);
+    counter!("everpoint_server_object_bytes_total").increment(object.len);
+}
+
+/// An object was committed, so long after its oldest block was taken into it.
+pub(crate) fn committed(waited: Duration) {
+    histogram!("everpoint_server_commit_seconds").record(waited);
+}
+
+/// Whether the vault answers.
+pub(crate) fn vault_reachable(reachable: bool) {
+    gauge!("everpoint_server_vault_reachable").set(f64::from(u8::from(reachable)));
+}
+
+/// How full things are. Unit: bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fill {
+    pub(crate) log: u64,
+    pub(crate) log_quota: u64,
+    pub(crate) memory: u64,
+    pub(crate) backlog: u64,
+    pub(crate) waiting: Duration,
+}
+
+/// How full things are.
+pub(crate) fn fill(fill: Fill) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float; 2^53 bytes are 8 PiB"
+    )]
+    let bytes = |bytes: u64| bytes as f64;
+    gauge!("everpoint_server_log_bytes").set(bytes(fill.log));
+    gauge!("everpoint_server_log_quota_bytes").set(bytes(fill.log_quota));
+    gauge!("everpoint_server_memory_bytes").set(bytes(fill.memory));
+    gauge!("everpoint_server_uncommitted_bytes").set(bytes(fill.backlog));
+    gauge!("everpoint_server_commit_lag_seconds").set(fill.waiting.as_secs_f64());
+}

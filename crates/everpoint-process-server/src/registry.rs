@@ -1,0 +1,78 @@
+//! The machines that this server serves: each is loaded once, by one task, when first asked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use everpoint_units::MachineId;
+
+use crate::machine_task::{self, MachineHandle};
+use crate::ownership::{self, NotOwned};
+use crate::shared::Shared;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Registry {
+    machines: Mutex<HashMap<MachineId, Arc<Slot>>>,
+}
+
+/// One machine: empty until somebody has loaded it. The lock makes others wait for the loader.
+type Slot = tokio::sync::Mutex<Option<MachineHandle>>;
+
+impl Registry {
+    /// The machine's task; loads the machine from the vault when there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// Why this server does not serve the machine.
+    pub(crate) async fn machine(
+        &self,
+        shared: &Arc<Shared>,
+        machine: MachineId,
+    ) -> Result<MachineHandle, NotOwned> {
+        let slot = self.slot(shared, machine)?;
+        let mut slot = slot.lock().await;
+        if let Some(handle) = slot.as_ref().filter(|handle| !handle.is_closed()) {
+            return Ok(handle.clone());
+        }
+        let loaded = ownership::load(shared, machine).await;
+        let loaded = loaded.inspect_err(|_| self.forget(machine))?;
+        let handle = machine_task::spawn(Arc::clone(shared), machine, loaded);
+        *slot = Some(handle.clone());
+        Ok(handle)
+    }
+
+    /// The tasks of all machines that are loaded.
+    pub(crate) async fn loaded(&self) -> Vec<(MachineId, MachineHandle)> {
+        let slots: Vec<_> = {
+            let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+            machines
+                .iter()
+                .map(|(id, slot)| (*id, Arc::clone(slot)))
+                .collect()
+        };
+        let mut loaded = Vec::new();
+        for (machine, slot) in slots {
+            if let Some(handle) = slot.lock().await.as_ref() {
+                loaded.push((machine, handle.clone()));
+            }
+        }
+        loaded.sort_by_key(|(machine, _)| *machine);
+        loaded
+    }
+
+    fn slot(&self, shared: &Shared, machine: MachineId) -> Result<Arc<Slot>, NotOwned> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        if !machines.contains_key(&machine) && shared.machines_max <= machines.len() {
+            return Err(NotOwned::TooMany {
+                machines_max: shared.machines_max,
+            });
+        }
+        Ok(Arc::clone(machines.entry(machine).or_default()))
+    }
+
+    /// A machine that was refused takes no place.
+    fn forget(&self, machine: MachineId) {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        machines.remove(&machine);
+    }
+}

@@ -1,0 +1,324 @@
+//! Starting: who this server is, a journal of its own, what earlier boots left behind.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everpoint_cache_log::{CacheLog, CacheLogConfig, LogOwner, Recovered};
+use everpoint_format::change::ChangeBlock;
+use everpoint_format::digest::DigestKey;
+use everpoint_format::name;
+use everpoint_format::vault::VaultHeader;
+use everpoint_journal::commit::CommitLimits;
+use everpoint_journal::path::gapless_run;
+use everpoint_journal::sealing::SealOrder;
+use everpoint_transport::control::{ControlBindError, ControlSocket};
+use everpoint_transport::pki::{CredentialPaths, Credentials, LoadError};
+use everpoint_transport::{BindError, ByteBudget, Identity, Listener, ServerTransportConfig};
+use everpoint_units::{ByteLen, JournalId, Level, ServerId, VaultId};
+use everpoint_vault::history::{self, HistoryError, list_journal, list_journals, seal_journal};
+use everpoint_vault::{ObjectName, OpenOptions, SettleError, Vault, VaultConfig, VaultUrl};
+use everpoint_wire::CONTROL_LEN_MAX;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::{ProcessServer, accept, set_gauges};
+use crate::clock::wall_time;
+use crate::commit_task::CommitTask;
+use crate::config::{ProcessServerConfig, SettingError};
+use crate::control::{self, Facts};
+use crate::log_task;
+use crate::machine_task::Request;
+use crate::shared::Shared;
+use crate::state::{ServerState, StateError};
+
+/// Blocks on their way from machines to the log, at most.
+const LOG_ITEMS_MAX: usize = 64;
+/// Commands for the commit that wait, at most.
+const COMMANDS_MAX: usize = 16;
+
+/// Why a process server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error("vault: {text:?} is not a vault's address")]
+    VaultUrl {
+        text: String,
+        source: everpoint_vault::ParseVaultUrlError,
+    },
+    #[error("tls")]
+    Tls(#[from] LoadError),
+    #[error(
+        "tls.cert: the certificate names {identity}, not a server; use `everpoint pki issue server`"
+    )]
+    NotAServer { identity: Identity },
+    #[error("server: the configuration says {wanted}, the certificate {found}")]
+    OtherServer { wanted: ServerId, found: ServerId },
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("the vault cannot be opened")]
+    Vault(#[from] everpoint_vault::OpenError),
+    #[error("the vault's history cannot be read")]
+    History(#[from] HistoryError),
+    #[error("the last objects of an earlier boot cannot be settled")]
+    Settle(#[from] SettleError),
+    #[error("cache_log: cannot be opened")]
+    Log(#[from] everpoint_cache_log::OpenError),
+    #[error("cache_log: what an earlier boot cached cannot be read")]
+    LogRead(#[from] everpoint_cache_log::ReadError),
+    #[error("cache_log: a block of an earlier boot does not decode")]
+    Block(#[from] everpoint_format::DecodeError),
+    #[error("listen: cannot take agents")]
+    Bind(#[from] BindError),
+    #[error("listen: the socket has no address")]
+    Address(#[source] io::Error),
+    #[error(transparent)]
+    Control(#[from] ControlBindError),
+}
+
+impl ProcessServer {
+    /// Starts a server. When this returns, agents can connect.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]; nothing was promised to anybody.
+    pub async fn start(config: ProcessServerConfig) -> Result<Self, StartError> {
+        config.check()?;
+        let credentials = load_credentials(&config)?;
+        let Identity::Server(id) = credentials.identity() else {
+            return Err(StartError::NotAServer {
+                identity: credentials.identity(),
+            });
+        };
+        if let Some(wanted) = config
+            .server
+            .map(|text| text.0)
+            .filter(|wanted| *wanted != id)
+        {
+            return Err(StartError::OtherServer { wanted, found: id });
+        }
+        let mut state = ServerState::open(&config.state_dir, Some(id), id)?;
+        let (vault, header) = open_vault(&config).await?;
+        let journal = begin_journal(&vault, &mut state).await?;
+        let (log, recovered) = open_log(&config, &header, &state, journal)?;
+        seal_earlier(&vault, header.vault, &mut state, journal).await?;
+
+        let budget = ByteBudget::new(config.memory_bytes_max);
+        let expires_at = credentials.expires_at();
+        let mut transport = ServerTransportConfig::new(config.listen, credentials);
+        transport.tuning.mtu_max = config.mtu_max;
+        let listener = Listener::bind(transport, budget.clone())?;
+        let local_address = listener.local_address().map_err(StartError::Address)?;
+        let control = ControlSocket::bind(&config.control_socket, CONTROL_LEN_MAX).await?;
+
+        let (log_items, log_items_rx) = mpsc::channel(LOG_ITEMS_MAX);
+        let (commands, commands_rx) = mpsc::channel(COMMANDS_MAX);
+        let machines_max = config.machines_max;
+        let shared = Arc::new(Shared::new(
+            vault,
+            header,
+            state,
+            log,
+            budget,
+            journal,
+            log_items,
+            commands,
+            machines_max,
+        ));
+        take_up(&shared, &recovered).await?;
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(log_task::run(Arc::clone(&shared), log_items_rx));
+        let commit = CommitTask::new(Arc::clone(&shared), commit_limits(&config));
+        tasks.spawn(commit.run(commands_rx));
+        tasks.spawn(set_gauges(Arc::clone(&shared)));
+        let facts = Arc::new(Facts {
+            vault_url: config.vault.clone(),
+            certificate_expires_at: expires_at,
+        });
+        let for_control = Arc::clone(&shared);
+        tasks.spawn(control.serve(move |body| {
+            control::answer(Arc::clone(&for_control), Arc::clone(&facts), body)
+        }));
+        let (stopping, stopping_rx) = watch::channel(false);
+        let accepting = tokio::spawn(accept(Arc::clone(&shared), listener, stopping_rx));
+        tracing::info!(server = %id, %journal, %local_address, "the process server runs");
+        Ok(Self {
+            shared,
+            local_address,
+            stopping,
+            accepting,
+            tasks,
+            drain_timeout: Duration::from_secs(config.drain_timeout_s),
+        })
+    }
+}
+
+fn load_credentials(config: &ProcessServerConfig) -> Result<Credentials, StartError> {
+    let paths = CredentialPaths {
+        certificate: config.tls.cert.clone(),
+        key: config.tls.key.clone(),
+        ca: config.tls.ca.clone(),
+    };
+    let credentials = Credentials::load(&paths, wall_time())?;
+    let ahead = everpoint_transport::pki::EXPIRY_WARNING;
+    if let Some(expiring) = credentials.warn_if_expiring(wall_time(), ahead) {
+        tracing::warn!(expires_at = %expiring.expires_at, "the server's certificate ends soon");
+    }
+    Ok(credentials)
+}
+
+async fn open_vault(config: &ProcessServerConfig) -> Result<(Vault, VaultHeader), StartError> {
+    let text = &config.vault;
+    let url: VaultUrl = text.parse().map_err(|source| StartError::VaultUrl {
+        text: text.clone(),
+        source,
+    })?;
+    let options = if config.create_vault {
+        OpenOptions::CREATE
+    } else {
+        OpenOptions::WRITE
+    };
+    let vault = Vault::open(&url, &VaultConfig::default(), options).await?;
+    let header = if config.create_vault {
+        let fresh = VaultHeader {
+            vault: VaultId(rand::random()),
+            digest_key: DigestKey(rand::random()),
+            created_at: wall_time(),
+        };
+        history::create_header(&vault, &fresh).await?
+    } else {
+        history::read_header(&vault).await?
+    };
+    Ok((vault, header))
+}
+
+/// A journal of this boot's own, above every level that is known (R1, R2). Written down before
+/// anything names it.
+async fn begin_journal(vault: &Vault, state: &mut ServerState) -> Result<JournalId, StartError> {
+    let known = list_journals(vault).await?;
+    let highest = known
+        .iter()
+        .chain(&state.journals)
+        .map(|journal| journal.level);
+    let level = highest.max().unwrap_or_default();
+    let journal = JournalId {
+        level: Level(level.0 + 1),
+        random: rand::random(),
+    };
+    state.add(journal)?;
+    Ok(journal)
+}
+
+fn open_log(
+    config: &ProcessServerConfig,
+    header: &VaultHeader,
+    state: &ServerState,
+    journal: JournalId,
+) -> Result<(CacheLog, Recovered), StartError> {
+    let file_len = ByteLen(config.cache_log.file_bytes);
+    let log_config = CacheLogConfig {
+        file_len,
+        reserve: file_len,
+        accepts_damage: config.cache_log.accept_damage,
+        ..CacheLogConfig::new(ByteLen(config.cache_log.quota_bytes))
+    };
+    let owner = LogOwner {
+        vault: header.vault,
+        server: state.server,
+        journal,
+    };
+    let random = Box::new(rand::random);
+    let opened = CacheLog::open(&config.cache_log.dir, &log_config, owner, random)?;
+    for damage in &opened.1.damage {
+        tracing::error!(%damage, "damage in the cache log was accepted");
+    }
+    Ok(opened)
+}
+
+/// Seals the journals of earlier boots, naming the new one (R5). Their last objects are read from
+/// the medium, not from a cache that a crash may have left ahead of it.
+async fn seal_earlier(
+    vault: &Vault,
+    id: VaultId,
+    state: &mut ServerState,
+    successor: JournalId,
+) -> Result<(), StartError> {
+    let earlier = state.journals.clone();
+    for journal in earlier.into_iter().filter(|journal| *journal != successor) {
+        let last = gapless_run(&list_journal(vault, journal).await?);
+        let name = name::journal_object(journal, last);
+        let name = ObjectName::new(&name).expect("the format's names are names");
+        vault.forget_cached(&name).await?;
+        let order = SealOrder {
+            vault: id,
+            journal,
+            successor,
+            server: state.server,
+            assignment: 0,
+            now: wall_time(),
+        };
+        let seal = seal_journal(vault, order).await?;
+        if seal.successor != successor {
+            tracing::warn!(%journal, successor = %seal.successor, "an earlier journal was taken over");
+        }
+    }
+    Ok(state.keep_only(successor)?)
+}
+
+/// Takes up the tail that earlier boots cached and did not commit: where it continues the path of a
+/// machine that this server owns, it is committed again; the rest is discarded (R11).
+async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<(), StartError> {
+    let Some((first, last)) = recovered.first().zip(recovered.last()) else {
+        return Ok(());
+    };
+    let mut reader = recovered.reader().expect("there is a first block");
+    let (mut taken, mut discarded) = (0_u64, 0_u64);
+    loop {
+        let read = tokio::task::spawn_blocking(move || {
+            let record = reader.next_record();
+            (reader, record)
+        });
+        let (came_back, record) = read.await.expect("reading the log does not panic");
+        reader = came_back;
+        let Some(record) = record? else { break };
+        let block = ChangeBlock::decode(record.payload)?;
+        let machine = block.header().machine;
+        let goes_on = match shared.registry.machine(shared, machine).await {
+            Ok(handle) => {
+                let asked = handle.ask(|reply| Request::Recovered { block, reply });
+                asked.await.unwrap_or(false)
+            }
+            Err(why) => {
+                tracing::debug!(%machine, %why, "a cached block is discarded");
+                false
+            }
+        };
+        if goes_on {
+            taken += 1;
+        } else {
+            discarded += 1;
+        }
+    }
+    tracing::info!(
+        taken,
+        discarded,
+        "the cached tail of earlier boots was read"
+    );
+    let len = recovered.block_len().0;
+    shared.backlog.recovered(first, last, len);
+    Ok(())
+}
+
+/// The commit's limits, within what memory allows: what is in flight, the batch, and what waits
+/// share the budget with what comes in.
+fn commit_limits(config: &ProcessServerConfig) -> CommitLimits {
+    let commit = &config.commit;
+    let share = config.memory_bytes_max as u64 / 2 / (commit.in_flight_max + 1);
+    CommitLimits {
+        interval: Duration::from_millis(commit.interval_ms),
+        object_len_target: commit.object_bytes.min(share),
+        in_flight_max: commit.in_flight_max,
+    }
+}

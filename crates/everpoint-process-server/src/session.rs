@@ -1,0 +1,193 @@
+//! One agent's connection: who it is, what it may, and its streams.
+//!
+//! The order of checks is that of the wire's rules: authenticate (TLS), bound (frame limits), parse,
+//! authorise (the certificate's machine, that machine's disks), order (the machine's task), checksum,
+//! use. Whatever breaks a rule ends this connection, with a number, and touches nothing else.
+
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everpoint_transport::{CloseReason, Identity, Link, RecvHalf, SendHalf};
+use everpoint_units::MachineId;
+use everpoint_wire::{
+    FrameKind, Hello, HelloAnswer, MESSAGE_LEN_MAX, PROTOCOL, RefusalReason, ToAgent, ToServer,
+};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::clock::wall_time;
+use crate::machine_task::{Begun, MachineHandle, Request};
+use crate::metrics;
+use crate::ownership::NotOwned;
+use crate::shared::Shared;
+
+/// How long an agent may take to say hello, or to name the disk of a stream.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an agent that was refused may stay.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve(shared: Arc<Shared>, link: Link) {
+    let Identity::Agent(machine) = link.peer().identity else {
+        link.close(CloseReason::Auth, "this port is for agents");
+        return;
+    };
+    let address = link.peer().address;
+    let opened = timeout(OPENING_TIMEOUT, link.accept_stream()).await;
+    let Ok(Ok((send, recv))) = opened else {
+        link.close(CloseReason::Slow, "no hello");
+        return;
+    };
+    let Some(session) = open(&shared, &link, machine, send, recv).await else {
+        return;
+    };
+    tracing::info!(%machine, %address, "an agent connected");
+    let mut streams = JoinSet::new();
+    loop {
+        // Cancel-safe: accepting a stream and joining a task take nothing when dropped.
+        tokio::select! {
+            stream = link.accept_stream() => match stream {
+                Ok((send, recv)) => {
+                    let stream = stream::Stream::new(Arc::clone(&shared), link.clone(), &session);
+                    streams.spawn(stream.run(send, recv));
+                }
+                Err(closed) => {
+                    tracing::info!(%machine, %address, %closed, "an agent's connection ended");
+                    metrics::closed(&closed);
+                    break;
+                }
+            },
+            Some(_) = streams.join_next() => (),
+        }
+    }
+    streams.shutdown().await;
+}
+
+/// A session that was let in.
+pub(crate) struct Session {
+    machine: MachineId,
+    handle: MachineHandle,
+    begun: Begun,
+    /// Kept open as long as the session lasts; nothing more travels on it.
+    _control: (SendHalf, RecvHalf),
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    link: &Link,
+    machine: MachineId,
+    mut send: SendHalf,
+    mut recv: RecvHalf,
+) -> Option<Session> {
+    let hello = match timeout(OPENING_TIMEOUT, hello(link, &mut recv)).await {
+        Ok(hello) => hello?,
+        Err(_) => {
+            link.close(CloseReason::Slow, "no hello");
+            return None;
+        }
+    };
+    if hello.machine != machine {
+        link.close(CloseReason::Authz, "the certificate names another machine");
+        return None;
+    }
+    let (answer, session) = match admit(shared, link, machine, &hello).await {
+        Ok((answer, handle, begun)) => (answer, Some((handle, begun))),
+        Err((reason, text)) => {
+            tracing::info!(%machine, ?reason, text, "an agent was refused");
+            (ToAgent::Refusal { reason, text }, None)
+        }
+    };
+    let sent = send
+        .send_frame(FrameKind::Message.code(), &[answer.encode()])
+        .await;
+    let Some((handle, begun)) = session.filter(|_| sent.is_ok()) else {
+        // The refusal has to arrive before the connection goes: the agent closes it.
+        let finished = send.finish().await;
+        if finished.is_ok() && timeout(REFUSED_TIMEOUT, link.closed()).await.is_err() {
+            link.close(CloseReason::Slow, "refused, and still here");
+        }
+        return None;
+    };
+    link.allow_streams(hello.disk_count.saturating_add(2));
+    Some(Session {
+        machine,
+        handle,
+        begun,
+        _control: (send, recv),
+    })
+}
+
+async fn hello(link: &Link, recv: &mut RecvHalf) -> Option<Hello> {
+    let frame = recv.recv_frame(message_limit).await.ok().flatten()?;
+    match ToServer::decode(frame.body) {
+        Ok(ToServer::Hello(hello)) => Some(hello),
+        Ok(_) => {
+            link.close(CloseReason::Frame, "the first message is not a hello");
+            None
+        }
+        Err(error) => {
+            link.close(CloseReason::Frame, &error.to_string());
+            None
+        }
+    }
+}
+
+/// What this kind of frame may be long before a session is open: messages only.
+fn message_limit(kind: u8) -> Option<u32> {
+    match FrameKind::from_code(kind)? {
+        FrameKind::Message => u32::try_from(MESSAGE_LEN_MAX).ok(),
+        FrameKind::Block => None,
+    }
+}
+
+async fn admit(
+    shared: &Arc<Shared>,
+    link: &Link,
+    machine: MachineId,
+    hello: &Hello,
+) -> Result<(ToAgent, MachineHandle, Begun), (RefusalReason, String)> {
+    if hello.protocol != PROTOCOL {
+        let text = format!("this server speaks protocol {PROTOCOL}");
+        return Err((RefusalReason::Version, text));
+    }
+    let vault = shared.header.vault;
+    if hello.vault.is_some_and(|expected| expected != vault) {
+        let text = format!("this server's vault is {vault}");
+        return Err((RefusalReason::Vault, text));
+    }
+    let owned = shared.registry.machine(shared, machine).await;
+    let handle = owned.map_err(|why| refusal(&why))?;
+    let journal = shared.journal();
+    if journal.level < hello.highest_epoch {
+        let text = format!("the agent has seen epoch {} already", hello.highest_epoch.0);
+        return Err((RefusalReason::NotOwner, text));
+    }
+    let link = link.clone();
+    let begun = handle.ask(|reply| Request::Begin { link, reply }).await;
+    let begun = begun.ok_or((RefusalReason::Busy, "the server is stopping".to_owned()))?;
+    let answer = ToAgent::HelloAnswer(HelloAnswer {
+        protocol: PROTOCOL,
+        vault,
+        journal,
+        highest_seq: begun.highest_seq,
+        clock: wall_time(),
+        disks: begun.disks.clone(),
+    });
+    Ok((answer, handle, begun))
+}
+
+fn refusal(why: &NotOwned) -> (RefusalReason, String) {
+    let reason = match why {
+        NotOwned::Elsewhere { .. } => RefusalReason::NotOwner,
+        NotOwned::Closed => RefusalReason::Closed,
+        NotOwned::Damaged => RefusalReason::Damaged,
+        NotOwned::TooMany { .. } => RefusalReason::Limit,
+        NotOwned::Vault(_) | NotOwned::Create(_) | NotOwned::TimedOut | NotOwned::Unsettled => {
+            RefusalReason::Busy
+        }
+    };
+    (reason, why.to_string())
+}

@@ -1,0 +1,227 @@
+//! One disk's stream: opens it, checks and opens its blocks off the threads that drive QUIC, hands
+//! them to the machine in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everpoint_format::DecodeError;
+use everpoint_format::change::{BlockHeader, ChangeBlock, ENCODED_LEN_MAX};
+use everpoint_format::digest::{DigestKey, PieceDigest};
+use everpoint_transport::{CloseReason, Frame, Link, RecvHalf, SendHalf};
+use everpoint_units::{DiskId, MachineId};
+use everpoint_wire::{Compare, FrameKind, MESSAGE_LEN_MAX, ToAgent, ToServer};
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::time::timeout;
+
+use super::{OPENING_TIMEOUT, Session};
+use crate::machine_task::{Arrival, Arrived, MachineHandle, Request, SessionId, outbox};
+use crate::reduce;
+use crate::shared::Shared;
+
+/// Frames of one stream that are checked at a time.
+const ITEMS_MAX: usize = 4;
+/// Damaged blocks in a row after which the agent's memory, or its path, is not to be trusted.
+const CORRUPT_MAX: u32 = 3;
+/// How long the writer of answers may go on after its stream ended.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Stream {
+    shared: Arc<Shared>,
+    link: Link,
+    machine: MachineId,
+    handle: MachineHandle,
+    session: SessionId,
+    corrupt_count: u32,
+}
+
+/// A block with what its check gave.
+type Checked = Result<(ChangeBlock, Vec<PieceDigest>), DecodeError>;
+
+/// What came in: a compare stays behind the blocks that were sent before it.
+enum Item {
+    Checked(Checked),
+    Compare(Compare),
+}
+
+/// Why a stream ends.
+enum End {
+    /// The agent finished it, or the connection is gone.
+    Over,
+    /// The agent broke a rule: its connection is closed.
+    Break(CloseReason, String),
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, link: Link, session: &Session) -> Self {
+        Self {
+            shared,
+            link,
+            machine: session.machine,
+            handle: session.handle.clone(),
+            session: session.begun.session,
+            corrupt_count: 0,
+        }
+    }
+
+    /// Serves the stream until it ends.
+    pub(super) async fn run(mut self, send: SendHalf, mut recv: RecvHalf) {
+        if let Err(End::Break(reason, text)) = self.serve(send, &mut recv).await {
+            tracing::warn!(machine = %self.machine, ?reason, text, "a stream broke a rule");
+            self.link.close(reason, &text);
+        }
+    }
+
+    async fn serve(&mut self, mut send: SendHalf, recv: &mut RecvHalf) -> Result<(), End> {
+        let opening = timeout(OPENING_TIMEOUT, recv.recv_frame(limit)).await;
+        let late = |_| End::Break(CloseReason::Slow, "a stream names no disk".to_owned());
+        let frame = opening.map_err(late)?.ok().flatten().ok_or(End::Over)?;
+        let ToServer::OpenDisk { disk } = message(frame)? else {
+            let text = "a stream begins with its disk".to_owned();
+            return Err(End::Break(CloseReason::Frame, text));
+        };
+        let (outbox, writer) = outbox();
+        let session = self.session;
+        let opened = self.handle.ask(|reply| Request::Open {
+            session,
+            disk,
+            outbox,
+            reply,
+        });
+        let Some(state) = opened.await.flatten() else {
+            let text = "too many disks, or an older session".to_owned();
+            return Err(End::Break(CloseReason::Limit, text));
+        };
+        let state = ToAgent::DiskState(state).encode();
+        let sent = send.send_frame(FrameKind::Message.code(), &[state]).await;
+        sent.map_err(|_| End::Over)?;
+
+        let mut writer = tokio::spawn(writer.run(send));
+        let served = tokio::select! {
+            served = self.receive(disk, recv) => served,
+            // The machine's task let go of the stream: a newer session, or answers left unread.
+            _ = &mut writer => return Err(End::Over),
+        };
+        if timeout(WRITER_TIMEOUT, &mut writer).await.is_err() {
+            writer.abort();
+        }
+        served
+    }
+
+    /// Receives frames; blocks are checked concurrently, and all is handed on in order.
+    async fn receive(&mut self, disk: DiskId, recv: &mut RecvHalf) -> Result<(), End> {
+        let mut items: FuturesOrdered<BoxFuture<'static, Item>> = FuturesOrdered::new();
+        let mut open = true;
+        while open || !items.is_empty() {
+            // Both arms are cancel-safe: a frame that is under way stays in its half, a check stays
+            // in the set.
+            tokio::select! {
+                Some(item) = items.next() => self.hand_on(disk, item).await?,
+                frame = recv.recv_frame(limit), if open && items.len() < ITEMS_MAX => {
+                    match frame {
+                        Err(error) => {
+                            tracing::debug!(%disk, %error, "a stream ended");
+                            return Err(End::Over);
+                        }
+                        Ok(None) => open = false,
+                        Ok(Some(frame)) => match FrameKind::from_code(frame.kind) {
+                            Some(FrameKind::Block) => {
+                                let checked = check(self.shared.header.digest_key, frame.body);
+                                items.push_back(checked.map(Item::Checked).boxed());
+                            }
+                            _ => {
+                                let item = Item::Compare(compare(frame)?);
+                                items.push_back(std::future::ready(item).boxed());
+                            }
+                        },
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&mut self, disk: DiskId, item: Item) -> Result<(), End> {
+        let what = match item {
+            Item::Compare(compare) => Arrival::Compare(compare),
+            Item::Checked(Ok((block, digests))) => {
+                self.corrupt_count = 0;
+                Arrival::Block(Box::new(block), digests)
+            }
+            Item::Checked(Err(DecodeError::Corrupt { .. }))
+                if self.corrupt_count + 1 < CORRUPT_MAX =>
+            {
+                self.corrupt_count += 1;
+                Arrival::Corrupt
+            }
+            Item::Checked(Err(error)) => {
+                let reason = match error {
+                    DecodeError::Corrupt { .. } => CloseReason::Crc,
+                    _ => CloseReason::Frame,
+                };
+                return Err(End::Break(reason, error.to_string()));
+            }
+        };
+        let session = self.session;
+        let arrived = Arrived {
+            session,
+            disk,
+            what,
+        };
+        if self.handle.arrived(arrived).await {
+            Ok(())
+        } else {
+            Err(End::Over)
+        }
+    }
+}
+
+/// The only message that follows on a disk's stream.
+fn compare(frame: Frame) -> Result<Compare, End> {
+    match message(frame)? {
+        ToServer::Compare(compare) => Ok(compare),
+        _ => {
+            let text = "only compares and blocks follow on a disk's stream".to_owned();
+            Err(End::Break(CloseReason::Frame, text))
+        }
+    }
+}
+
+/// What each kind of frame may be long.
+fn limit(kind: u8) -> Option<u32> {
+    let len = match FrameKind::from_code(kind)? {
+        FrameKind::Message => MESSAGE_LEN_MAX,
+        FrameKind::Block => ENCODED_LEN_MAX,
+    };
+    u32::try_from(len).ok()
+}
+
+fn message(frame: Frame) -> Result<ToServer, End> {
+    if FrameKind::from_code(frame.kind) != Some(FrameKind::Message) {
+        let text = "a block where a message belongs".to_owned();
+        return Err(End::Break(CloseReason::Frame, text));
+    }
+    let broken =
+        |error: everpoint_wire::WireError| End::Break(CloseReason::Frame, error.to_string());
+    ToServer::decode(frame.body).map_err(broken)
+}
+
+/// Checks a block and makes its digests: at once where that is quick, on another thread where it
+/// takes a while.
+fn check(key: DigestKey, body: Bytes) -> BoxFuture<'static, Checked> {
+    let quick = BlockHeader::decode(&body)
+        .is_ok_and(|header| header.frame.raw_len <= reduce::INLINE_LEN_MAX);
+    let work = move || {
+        let block = ChangeBlock::decode(body)?;
+        let digests = reduce::digests(&key, &block)?;
+        Ok((block, digests))
+    };
+    if quick {
+        return std::future::ready(work()).boxed();
+    }
+    let working = tokio::task::spawn_blocking(work);
+    async move { working.await.expect("checking a block does not panic") }.boxed()
+}

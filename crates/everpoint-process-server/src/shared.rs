@@ -1,0 +1,210 @@
+//! What all tasks of a process server use, and how one of them ends the others.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use everpoint_cache_log::{CacheLog, Poisoned};
+use everpoint_format::DecodeError;
+use everpoint_format::vault::VaultHeader;
+use everpoint_transport::ByteBudget;
+use everpoint_units::{JournalId, Moment, ObjectNo, ServerId};
+use everpoint_vault::Vault;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backlog::Backlog;
+use crate::clock::Clock;
+use crate::commit_task::Command;
+use crate::log_task::LogItem;
+use crate::registry::Registry;
+use crate::state::{ServerState, StateError};
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) vault: Vault,
+    pub(crate) header: VaultHeader,
+    pub(crate) server: ServerId,
+    pub(crate) log: CacheLog,
+    pub(crate) backlog: Backlog,
+    pub(crate) budget: ByteBudget,
+    pub(crate) registry: Registry,
+    pub(crate) clock: Clock,
+    pub(crate) log_items: mpsc::Sender<LogItem>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) state: Mutex<ServerState>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) machines_max: usize,
+    /// Tasks of machines and compares: they hold this, and this holds the ways to them.
+    pub(crate) tasks: TaskTracker,
+    halt: CancellationToken,
+    ended: watch::Sender<Option<Arc<Ended>>>,
+}
+
+/// Where the commit stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// The journal that is written now; its level is the epoch.
+    pub(crate) journal: JournalId,
+    pub(crate) committed: ObjectNo,
+    /// Since when the vault does not answer.
+    pub(crate) unreachable_since: Option<Moment>,
+    /// Since when the oldest change waits for its commit.
+    pub(crate) waiting_since: Option<Moment>,
+}
+
+/// Why a process server stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The journal was sealed by somebody else: its machines have another owner.
+    #[error(
+        "fenced: journal {journal} was sealed by another server, which owns its machines now; \
+         start this server again to serve others"
+    )]
+    Fenced { journal: JournalId },
+    /// The cache log failed.
+    #[error("the cache log failed; start again, so that it is read from the medium")]
+    Log(#[source] Poisoned),
+    /// A cached block could not be read back for its commit.
+    #[error("the cache log cannot be read back")]
+    LogRead(#[source] everpoint_cache_log::ReadError),
+    /// A cached block does not open, although its checksums hold.
+    #[error("a cached block does not open")]
+    Block(#[source] DecodeError),
+    /// The vault's medium lost its word.
+    #[error("the vault failed; start again, so that it is read from the medium")]
+    Vault(#[source] everpoint_vault::CreateError),
+    /// The state file could not be written.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl Shared {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the server, put together in one place"
+    )]
+    pub(crate) fn new(
+        vault: Vault,
+        header: VaultHeader,
+        state: ServerState,
+        log: CacheLog,
+        budget: ByteBudget,
+        journal: JournalId,
+        log_items: mpsc::Sender<LogItem>,
+        commands: mpsc::Sender<Command>,
+        machines_max: usize,
+    ) -> Self {
+        let memory_max = budget.capacity() / 4;
+        let progress = Progress {
+            journal,
+            committed: ObjectNo::ZERO,
+            unreachable_since: None,
+            waiting_since: None,
+        };
+        Self {
+            vault,
+            header,
+            server: state.server,
+            log,
+            backlog: Backlog::new(memory_max),
+            budget,
+            registry: Registry::default(),
+            clock: Clock::start(),
+            log_items,
+            commands,
+            state: Mutex::new(state),
+            progress: watch::Sender::new(progress),
+            machines_max,
+            tasks: TaskTracker::new(),
+            halt: CancellationToken::new(),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    /// The journal that is written now.
+    pub(crate) fn journal(&self) -> JournalId {
+        self.progress.borrow().journal
+    }
+
+    /// Ends the server; the first reason counts.
+    pub(crate) fn end(&self, why: Ended) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(Arc::new(why));
+            }
+            first
+        });
+    }
+
+    /// Ends the tasks of machines and compares, wherever they are.
+    pub(crate) fn halt(&self) {
+        self.halt.cancel();
+        self.tasks.close();
+    }
+
+    /// Runs a task until it is done or everything is halted.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let halted = self.halt.clone().cancelled_owned();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => (),
+                () = halted => (),
+            }
+        });
+    }
+
+    /// Waits until a task ended the server.
+    pub(crate) async fn ended(&self) -> Arc<Ended> {
+        let mut ended = self.ended.subscribe();
+        let why = ended.wait_for(Option::is_some).await;
+        let why = why.expect("the sender lives as long as self");
+        Arc::clone(why.as_ref().expect("waited for"))
+    }
+
+    /// Whether a task ended the server.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// Notes a journal durably before anything names it.
+    pub(crate) fn note_journal(&self, journal: JournalId) -> Result<(), StateError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.add(journal)
+    }
+}
+
+/// A pause before the next attempt at something that failed: doubling, bounded, with jitter so that
+/// many servers do not come back at once.
+#[derive(Debug)]
+pub(crate) struct BackOff {
+    delay: Duration,
+}
+
+impl BackOff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const MAX: Duration = Duration::from_secs(5);
+
+    pub(crate) const fn new() -> Self {
+        Self { delay: Self::FIRST }
+    }
+
+    /// Waits, longer each time.
+    pub(crate) async fn pause(&mut self) {
+        let jittered = self.delay.mul_f64(rand::random_range(0.5..1.0));
+        self.delay = (self.delay * 2).min(Self::MAX);
+        tokio::time::sleep(jittered).await;
+    }
+}
+
+/// An error with all its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
