@@ -8,6 +8,7 @@
 //! cargo's own caches.
 
 pub mod built;
+pub mod formats;
 pub mod fuzz;
 pub mod image;
 pub mod parts;

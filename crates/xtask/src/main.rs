@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
 use xtask::parts::{self, Choice};
 use xtask::workspace::Workspace;
-use xtask::{fuzz, proto};
+use xtask::{formats, fuzz, proto};
 
 #[derive(Parser)]
 #[command(
@@ -33,7 +33,7 @@ enum Chore {
     Bench(NamesArgs),
     /// Run fuzz targets, with coverage guidance, on the pinned toolchain
     Fuzz(FuzzArgs),
-    /// Generate the Rust code of the protobuf messages in proto/
+    /// Generate the Rust code of the protobuf messages in proto/, and the page of byte tables
     Proto {
         /// Change nothing; fail when the committed code is not what proto/ gives
         #[arg(long)]
@@ -136,8 +136,14 @@ fn call(chore: Chore) -> Result<ExitCode> {
                 println!("{note}");
             }
         },
-        Chore::Proto { check: true } => println!("{}", proto::check(&workspace)?),
-        Chore::Proto { check: false } => println!("{}", proto::write(&workspace)?),
+        Chore::Proto { check: true } => {
+            println!("{}", proto::check(&workspace)?);
+            println!("{}", formats::check(&workspace)?);
+        }
+        Chore::Proto { check: false } => {
+            println!("{}", proto::write(&workspace)?);
+            println!("{}", formats::write(&workspace)?);
+        }
         Chore::Image(_) => unreachable!("made above, without a workspace"),
     }
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::report::Report;
 use crate::run::{cargo, command, run, run_within};
 use crate::workspace::{SYSTEM_TESTS, TIDY, Workspace, chosen};
-use crate::{fuzz, proto, tools};
+use crate::{formats, fuzz, proto, tools};
 
 mod quickstart;
 
@@ -68,7 +68,10 @@ const PARTS: [Part; 11] = [
         about: "the committed code of the messages is what proto/ gives",
         by_default: true,
         after: &[],
-        run: |workspace, _| proto::check(workspace),
+        run: |workspace, _| {
+            let code = proto::check(workspace)?;
+            Ok(format!("{code}; {}", formats::check(workspace)?))
+        },
     },
     Part {
         name: "deny",
