@@ -1,0 +1,209 @@
+//! Walking machines' paths: drives the core's `PathWalk`, reading ahead within a journal.
+//!
+//! A path rises by level (R2), so all machines of a vault are walked in one pass: journals in the order of
+//! their levels, each listed and read once for all the walks that lead through it.
+
+use std::collections::BTreeMap;
+
+use everpoint_format::data::DataIndex;
+use everpoint_journal::path::{Damage, Need, ObjectRead, PathEnd, PathWalk, Verdict};
+use everpoint_units::{ByteLen, JournalId, MachineId, ObjectNo, VaultId};
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream};
+
+use super::object::{Tail, read_tail};
+use super::{HistoryError, ObjectFound, list_journal, read_origin};
+use crate::vault::Vault;
+
+/// Most objects whose indexes are read ahead of the one that the walk looks at.
+pub const WALK_AHEAD_MAX: usize = 16;
+
+/// Longest index that is read ahead; a longer one is read when its turn comes. So at most
+/// [`WALK_AHEAD_MAX`] times this, and one longer index, are held. Unit: bytes.
+const INDEX_AHEAD_MAX: ByteLen = ByteLen(4 << 20);
+
+/// How a walk along a machine's path ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Walked {
+    pub end: PathEnd,
+    /// What was not as it should be, in path order.
+    pub damage: Vec<Damage>,
+}
+
+/// Walks that go through one journal, or wait for it, by machine.
+type Walks = BTreeMap<MachineId, PathWalk>;
+
+/// Walks the path of `machine` from its origin and calls `visit` with each object that is part of it, in path
+/// order: journal, number, index, length of the whole object. What other machines have in these objects
+/// is handed over too.
+///
+/// # Errors
+///
+/// See [`HistoryError`]; damage on the path is part of the answer.
+pub async fn walk(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+    mut visit: impl FnMut(JournalId, ObjectNo, &DataIndex, ByteLen),
+) -> Result<Walked, HistoryError> {
+    let visit = |_: &[MachineId], journal, number, data: &DataIndex, len| {
+        visit(journal, number, data, len);
+    };
+    let mut walked = walk_all(vault, id, [machine], visit).await?;
+    Ok(walked.remove(&machine).expect("it was walked"))
+}
+
+/// Walks the paths of several machines at once; every object is read once. `visit` is called with each object
+/// that is part of at least one path, in an order that is path order for every machine, and with the
+/// machines, rising, whose path it is part of.
+///
+/// # Errors
+///
+/// See [`HistoryError`]; damage on a path is part of the answer.
+pub async fn walk_all(
+    vault: &Vault,
+    id: VaultId,
+    machines: impl IntoIterator<Item = MachineId>,
+    mut visit: impl FnMut(&[MachineId], JournalId, ObjectNo, &DataIndex, ByteLen),
+) -> Result<BTreeMap<MachineId, Walked>, HistoryError> {
+    let mut waiting: BTreeMap<JournalId, Walks> = BTreeMap::new();
+    let mut walked = BTreeMap::new();
+    let origins = stream::iter(machines)
+        .map(|machine| async move { (machine, read_origin(vault, id, machine).await) });
+    let mut origins = origins.buffered(WALK_AHEAD_MAX);
+    while let Some((machine, origin)) = origins.next().await {
+        let mut path = PathWalk::new(machine);
+        let origin = origin?;
+        path.handle_origin(origin.as_ref().map(Option::as_ref).map_err(|_| ()));
+        put_aside(machine, path, &mut waiting, &mut walked);
+    }
+    // A walk that leaves a journal waits for one of a higher level: what was popped never comes back.
+    while let Some((journal, mut walks)) = waiting.pop_first() {
+        let listing = list_journal(vault, journal).await?;
+        let mut through = Walks::new();
+        while let Some((machine, mut path)) = walks.pop_first() {
+            path.handle_listing(&listing);
+            if is_in(&path, journal) {
+                through.insert(machine, path);
+            } else {
+                put_aside(machine, path, &mut waiting, &mut walked);
+            }
+        }
+        for (machine, path) in walk_journal(vault, id, journal, through, &mut visit).await? {
+            put_aside(machine, path, &mut waiting, &mut walked);
+        }
+    }
+    Ok(walked)
+}
+
+/// Header and index of each object, in the order asked for, read ahead within bounded memory.
+pub fn read_objects<'a>(
+    vault: &'a Vault,
+    id: VaultId,
+    objects: impl Iterator<Item = (JournalId, ObjectNo)> + Send + 'a,
+) -> BoxStream<'a, Result<(JournalId, ObjectNo, ObjectFound), HistoryError>> {
+    let ahead = stream::iter(objects).map(move |(journal, number)| async move {
+        let tail = read_ahead(vault, journal, number).await?;
+        Ok::<_, HistoryError>((journal, number, tail))
+    });
+    let in_turn = ahead.buffered(WALK_AHEAD_MAX).then(move |read| async move {
+        let (journal, number, tail) = read?;
+        let found = match tail {
+            Tail::Whole(found) => found,
+            Tail::Long(index) => index.read(vault).await?,
+        };
+        Ok((journal, number, found.expect_at(id, journal, number)))
+    });
+    in_turn.boxed()
+}
+
+async fn read_ahead(
+    vault: &Vault,
+    journal: JournalId,
+    number: ObjectNo,
+) -> Result<Tail, HistoryError> {
+    match read_tail(vault, journal, number).await? {
+        Tail::Long(index) if index.len() <= INDEX_AHEAD_MAX => {
+            index.read(vault).await.map(Tail::Whole)
+        }
+        other => Ok(other),
+    }
+}
+
+/// Puts a walk where it goes on, or its result where it ended.
+fn put_aside(
+    machine: MachineId,
+    path: PathWalk,
+    waiting: &mut BTreeMap<JournalId, Walks>,
+    walked: &mut BTreeMap<MachineId, Walked>,
+) {
+    match path.need() {
+        Some(Need::Listing(journal)) => {
+            waiting.entry(journal).or_default().insert(machine, path);
+        }
+        Some(Need::Origin | Need::Object(..)) => unreachable!("both were served before"),
+        None => {
+            let result = Walked {
+                end: path.end().expect("a walk that needs nothing has ended"),
+                damage: path.damage().to_vec(),
+            };
+            walked.insert(machine, result);
+        }
+    }
+}
+
+/// Hands objects of one journal to the walks that go through it, which are all at its first object, until
+/// all have left it.
+async fn walk_journal(
+    vault: &Vault,
+    id: VaultId,
+    journal: JournalId,
+    mut walks: Walks,
+    visit: &mut impl FnMut(&[MachineId], JournalId, ObjectNo, &DataIndex, ByteLen),
+) -> Result<Walks, HistoryError> {
+    let ahead = walks.values().next().and_then(PathWalk::ahead);
+    let Some((_, first, last)) = ahead else {
+        return Ok(walks);
+    };
+    let numbers = (first.0..=last.0).map(move |number| (journal, ObjectNo(number)));
+    let mut objects = read_objects(vault, id, numbers);
+    let mut left = Walks::new();
+    let mut in_path = Vec::new();
+    while !walks.is_empty() {
+        let object = objects.next().await;
+        let (_, number, found) = object.expect("no walk asks for an object beyond `last`")?;
+        if let ObjectFound::Damaged(damage) = &found {
+            tracing::warn!(%journal, %number, error = %damage, "a journal object is damaged");
+        }
+        in_path.clear();
+        for (machine, path) in &mut walks {
+            if path.handle_object(found.as_read()) == Verdict::Fold {
+                in_path.push(*machine);
+            }
+        }
+        if let ObjectFound::Data(data, len) = &found
+            && !in_path.is_empty()
+        {
+            visit(&in_path, journal, number, data, *len);
+        }
+        left.extend(walks.extract_if(.., |_, path| !is_in(path, journal)));
+    }
+    Ok(left)
+}
+
+/// Whether the walk wants an object of this journal.
+fn is_in(path: &PathWalk, journal: JournalId) -> bool {
+    matches!(path.need(), Some(Need::Object(at, _)) if at == journal)
+}
+
+impl ObjectFound {
+    /// The same, as the walk takes it.
+    fn as_read(&self) -> ObjectRead<'_> {
+        match self {
+            Self::Data(data, _) => ObjectRead::Data(data),
+            Self::Seal(seal) => ObjectRead::Seal(seal),
+            Self::Damaged(_) => ObjectRead::Damaged,
+            Self::Missing => ObjectRead::Missing,
+        }
+    }
+}
