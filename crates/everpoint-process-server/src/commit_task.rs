@@ -50,6 +50,8 @@ pub(crate) struct CommitTask {
     builder: DataBuilder,
     /// What the batch covers.
     covers: Covers,
+    /// What the batch has of blocks, records and all. Unit: bytes.
+    batch_len: u64,
     /// Checksum of the last frozen object.
     previous: ObjectChecksum,
     in_flight: VecDeque<(ObjectNo, Covers)>,
@@ -80,6 +82,7 @@ impl CommitTask {
             journal,
             builder: DataBuilder::default(),
             covers: Covers::default(),
+            batch_len: 0,
             previous: ObjectChecksum::default(),
             in_flight: VecDeque::new(),
             puts: JoinSet::new(),
@@ -101,8 +104,7 @@ impl CommitTask {
                 self.freeze();
                 continue;
             }
-            let takes =
-                self.builder.frames_len() < self.limits.object_len_target && !self.core.is_fenced();
+            let takes = self.batch_len < self.limits.object_len_target && !self.core.is_fenced();
             let timeout = self.core.poll_timeout();
             // Every arm is cancel-safe: `next` only looks, joins and receives take nothing when
             // dropped.
@@ -139,6 +141,11 @@ impl CommitTask {
         let header = *cached.block.header();
         self.covers.through = Some(cached.position);
         if !self.goes_on(&cached.block).await {
+            // Nothing will be committed for it, and its place in the log is settled with what is
+            // committed next, or now if nothing is.
+            if self.builder.is_empty() && self.in_flight.is_empty() {
+                self.shared.log.free_through(cached.position);
+            }
             return Ok(());
         }
         let digests = self.digests(&mut cached).await?;
@@ -150,8 +157,9 @@ impl CommitTask {
             (header.machine, header.position(), header.complete_through),
         );
         self.stands.insert(header.disk, header.position());
-        // Index entries count too: many tiny blocks make a long index.
+        // Records count too: many tiny blocks make a long index.
         let len = header.encoded_len() as u64;
+        self.batch_len += len;
         self.core.handle_block(now, len, true);
         Ok(())
     }
@@ -183,11 +191,12 @@ impl CommitTask {
             return Ok(None);
         };
         let len = record.payload.len();
-        let memory = self.shared.budget.take(len).await;
-        let payload = match memory {
-            Ok(memory) => memory.charge(record.payload),
-            Err(_) => record.payload,
-        };
+        // A budget of its own: what comes in may hold all of the other one until the log has room,
+        // and the log has room only when something is committed.
+        let memory = self.shared.commit_budget.take(len).await;
+        let payload = memory
+            .expect("the commit's budget holds every object under way and a block more")
+            .charge(record.payload);
         if !self.shared.backlog.read_again(record.position, len) {
             self.reader = Some(reader);
         }
@@ -217,9 +226,13 @@ impl CommitTask {
         continues || (begins && stated_base(block) == Some(stands))
     }
 
-    /// The machine's task; `None` for a machine that this server does not own. Asked once a machine:
-    /// blocks of machines that are served all come through their tasks.
+    /// The machine's task; `None` for a machine that this server does not own. The vault is asked once
+    /// a machine: blocks of machines that became this server's later come through their tasks.
     async fn machine(&mut self, machine: MachineId) -> Option<MachineHandle> {
+        let unknown = !matches!(self.machines.get(&machine), Some(Some(_)));
+        if unknown && let Some(handle) = self.shared.registry.loaded_one(machine) {
+            self.machines.insert(machine, Some(handle));
+        }
         if !self.machines.contains_key(&machine) {
             let found = self.shared.registry.machine(&self.shared, machine).await;
             let handle = found
@@ -236,6 +249,7 @@ impl CommitTask {
     fn freeze(&mut self) {
         let number = self.core.handle_frozen();
         let covers = std::mem::take(&mut self.covers);
+        self.batch_len = 0;
         let object = std::mem::take(&mut self.builder).freeze(ObjectHeader {
             vault: self.shared.header.vault,
             journal: self.journal,

@@ -169,6 +169,11 @@ impl ProcessServerConfig {
                 "must be 1048576 to 67108864 (1 to 64 MiB)",
             ),
             (
+                commit.in_flight_max.saturating_mul(16 << 20) <= self.memory_bytes_max as u64,
+                "commit.in_flight_max",
+                "must leave memory_bytes_max 16 MiB for each object",
+            ),
+            (
                 (1..=16).contains(&commit.in_flight_max),
                 "commit.in_flight_max",
                 "must be 1 to 16",

@@ -41,6 +41,16 @@ impl Registry {
         Ok(handle)
     }
 
+    /// The machine's task, if it is loaded and nobody is at it.
+    pub(crate) fn loaded_one(&self, machine: MachineId) -> Option<MachineHandle> {
+        let slot = {
+            let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(machines.get(&machine)?)
+        };
+        let handle = slot.try_lock().ok()?.clone();
+        handle.filter(|handle| !handle.is_closed())
+    }
+
     /// The tasks of all machines that are loaded.
     pub(crate) async fn loaded(&self) -> Vec<(MachineId, MachineHandle)> {
         let slots: Vec<_> = {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everpoint_transport::{CloseReason, Listener};
+use everpoint_transport::{ByteBudget, CloseReason, Listener};
 use everpoint_units::{JournalId, ServerId, VaultId};
 use everpoint_vault::Vault;
 use tokio::sync::{oneshot, watch};
@@ -76,8 +76,9 @@ impl ProcessServer {
 
     /// Most bytes of buffers that were ever held, and what may be held. Unit: bytes.
     pub fn memory_high_water(&self) -> (usize, usize) {
-        let budget = &self.shared.budget;
-        (budget.high_water(), budget.capacity())
+        let budgets = [&self.shared.budget, &self.shared.commit_budget];
+        let sum = |of: fn(&ByteBudget) -> usize| budgets.iter().map(|budget| of(budget)).sum();
+        (sum(ByteBudget::high_water), sum(ByteBudget::capacity))
     }
 
     /// Waits until the server ends by itself, which it does only for a reason.
@@ -189,7 +190,7 @@ async fn set_gauges(shared: Arc<Shared>) {
         metrics::fill(Fill {
             log: usage.used.0,
             log_quota: usage.quota.0,
-            memory: shared.budget.used() as u64,
+            memory: shared.memory_used(),
             backlog: shared.backlog.waiting(),
             waiting: since.map_or(Duration::ZERO, |since| now.since(since)),
         });

@@ -27,7 +27,10 @@ pub(crate) struct Shared {
     pub(crate) server: ServerId,
     pub(crate) log: CacheLog,
     pub(crate) backlog: Backlog,
+    /// For what comes in: three quarters of the memory.
     pub(crate) budget: ByteBudget,
+    /// For what is read again: the last quarter.
+    pub(crate) commit_budget: ByteBudget,
     pub(crate) registry: Registry,
     pub(crate) clock: Clock,
     pub(crate) log_items: mpsc::Sender<LogItem>,
@@ -89,7 +92,7 @@ impl Shared {
         header: VaultHeader,
         state: ServerState,
         log: CacheLog,
-        budget: ByteBudget,
+        (budget, commit_budget): (ByteBudget, ByteBudget),
         journal: JournalId,
         log_items: mpsc::Sender<LogItem>,
         commands: mpsc::Sender<Command>,
@@ -109,6 +112,7 @@ impl Shared {
             log,
             backlog: Backlog::new(memory_max),
             budget,
+            commit_budget,
             registry: Registry::default(),
             clock: Clock::start(),
             log_items,
@@ -125,6 +129,16 @@ impl Shared {
     /// The journal that is written now.
     pub(crate) fn journal(&self) -> JournalId {
         self.progress.borrow().journal
+    }
+
+    /// Bytes of buffers that are held. Unit: bytes.
+    pub(crate) fn memory_used(&self) -> u64 {
+        (self.budget.used() + self.commit_budget.used()) as u64
+    }
+
+    /// Bytes of buffers that may be held. Unit: bytes.
+    pub(crate) fn memory_max(&self) -> u64 {
+        (self.budget.capacity() + self.commit_budget.capacity()) as u64
     }
 
     /// Ends the server; the first reason counts.

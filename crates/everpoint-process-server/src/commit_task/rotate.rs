@@ -73,7 +73,7 @@ impl CommitTask {
         let waiting = !self.builder.is_empty();
         if waiting {
             let now = self.shared.clock.now();
-            self.core.handle_block(now, self.builder.frames_len(), true);
+            self.core.handle_block(now, self.batch_len, true);
         }
         self.shared.progress.send_modify(|progress| {
             progress.journal = successor;

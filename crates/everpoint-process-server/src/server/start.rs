@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everpoint_cache_log::{CacheLog, CacheLogConfig, LogOwner, Recovered};
-use everpoint_format::change::ChangeBlock;
+use everpoint_format::change::{ChangeBlock, ENCODED_LEN_MAX};
 use everpoint_format::digest::DigestKey;
 use everpoint_format::name;
 use everpoint_format::vault::VaultHeader;
@@ -104,7 +104,9 @@ impl ProcessServer {
         let (log, recovered) = open_log(&config, &header, &state, journal)?;
         seal_earlier(&vault, header.vault, &mut state, journal).await?;
 
-        let budget = ByteBudget::new(config.memory_bytes_max);
+        let commit_memory = config.memory_bytes_max / 4;
+        let budget = ByteBudget::new(config.memory_bytes_max - commit_memory);
+        let commit_budget = ByteBudget::new(commit_memory);
         let expires_at = credentials.expires_at();
         let mut transport = ServerTransportConfig::new(config.listen, credentials);
         transport.tuning.mtu_max = config.mtu_max;
@@ -120,7 +122,7 @@ impl ProcessServer {
             header,
             state,
             log,
-            budget,
+            (budget, commit_budget),
             journal,
             log_items,
             commands,
@@ -311,11 +313,13 @@ async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<(), Star
     Ok(())
 }
 
-/// The commit's limits, within what memory allows: what is in flight, the batch, and what waits
-/// share the budget with what comes in.
+/// The commit's limits, within what memory allows. The objects under way, the batch, and a block
+/// beyond its target always fit the commit's own quarter: otherwise a batch could wait for memory
+/// that only its own freezing would free.
 fn commit_limits(config: &ProcessServerConfig) -> CommitLimits {
     let commit = &config.commit;
-    let share = config.memory_bytes_max as u64 / 2 / (commit.in_flight_max + 1);
+    let objects = commit.in_flight_max + 1;
+    let share = config.memory_bytes_max as u64 / 4 / objects - ENCODED_LEN_MAX as u64;
     CommitLimits {
         interval: Duration::from_millis(commit.interval_ms),
         object_len_target: commit.object_bytes.min(share),

@@ -43,7 +43,7 @@ type Checked = Result<(ChangeBlock, Vec<PieceDigest>), DecodeError>;
 
 /// What came in: a compare stays behind the blocks that were sent before it.
 enum Item {
-    Checked(Checked),
+    Checked(Box<Checked>),
     Compare(Compare),
 }
 
@@ -130,7 +130,7 @@ impl Stream {
                         Ok(Some(frame)) => match FrameKind::from_code(frame.kind) {
                             Some(FrameKind::Block) => {
                                 let checked = check(self.shared.header.digest_key, frame.body);
-                                items.push_back(checked.map(Item::Checked).boxed());
+                                items.push_back(checked.map(|checked| Item::Checked(Box::new(checked))).boxed());
                             }
                             _ => {
                                 let item = Item::Compare(compare(frame)?);
@@ -145,19 +145,20 @@ impl Stream {
     }
 
     async fn hand_on(&mut self, disk: DiskId, item: Item) -> Result<(), End> {
-        let what = match item {
-            Item::Compare(compare) => Arrival::Compare(compare),
-            Item::Checked(Ok((block, digests))) => {
+        let checked = match item {
+            Item::Compare(compare) => return self.arrived(disk, Arrival::Compare(compare)).await,
+            Item::Checked(checked) => *checked,
+        };
+        let what = match checked {
+            Ok((block, digests)) => {
                 self.corrupt_count = 0;
                 Arrival::Block(Box::new(block), digests)
             }
-            Item::Checked(Err(DecodeError::Corrupt { .. }))
-                if self.corrupt_count + 1 < CORRUPT_MAX =>
-            {
+            Err(DecodeError::Corrupt { .. }) if self.corrupt_count + 1 < CORRUPT_MAX => {
                 self.corrupt_count += 1;
                 Arrival::Corrupt
             }
-            Item::Checked(Err(error)) => {
+            Err(error) => {
                 let reason = match error {
                     DecodeError::Corrupt { .. } => CloseReason::Crc,
                     _ => CloseReason::Frame,
@@ -165,6 +166,10 @@ impl Stream {
                 return Err(End::Break(reason, error.to_string()));
             }
         };
+        self.arrived(disk, what).await
+    }
+
+    async fn arrived(&self, disk: DiskId, what: Arrival) -> Result<(), End> {
         let session = self.session;
         let arrived = Arrived {
             session,
