@@ -32,18 +32,20 @@
 //!      7     1  flags           bit 0: last of its batch; other bits: 0
 //!      8     8  record_no       from 1, without gaps over all files of a boot
 //!     16     8  synced_through  every record up to this number was synced before this one was written
-//!     24     4  payload_len     bytes; 0 in a mark
-//!     28     4  payload_crc     CRC-32 of the payload; 0 in a mark
-//!     32     8  crc             CRC-64/NVME of the binding (vault, server, level, random,
+//!     24     8  file_first      number of the first record in this file
+//!     32     4  payload_len     bytes; 0 in a mark
+//!     36     4  payload_crc     CRC-32 of the payload; 0 in a mark
+//!     40     8  crc             CRC-64/NVME of the binding (vault, server, level, random,
 //!                               file_uuid, file_no: 80 bytes), the record's file offset (8 bytes)
-//!                               and bytes 0..32
-//!     40     n  payload         one encoded change block
-//!   40+n     …  padding         0, to record_align; after the last of a batch, to 4096
+//!                               and bytes 0..40
+//!     48     n  payload         one encoded change block
+//!   48+n     …  padding         0, to record_align; after the last of a batch, to 4096
 //! ```
 //!
 //! `synced_through` tells a torn tail from damage: records that no valid record calls synced may
 //! have been lost by a crash, in any subset; one that some valid record calls synced was on the
 //! medium, perhaps acknowledged, and must still be there. A *mark* is a record that says only that.
+//! `file_first` lets any one record of a file tell which ones the file before it must hold.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -57,13 +59,15 @@ use crate::cursor::{Put, Reader, checked, crc_matches, seal_crc};
 /// Size of a file header, and where the first record begins. Unit: bytes.
 pub const FILE_HEADER_LEN: usize = 4_096;
 /// Size of a record's header. Unit: bytes.
-pub const RECORD_HEADER_LEN: usize = 40;
+pub const RECORD_HEADER_LEN: usize = 48;
 /// Longest payload: one encoded change block. Unit: bytes.
 pub const PAYLOAD_LEN_MAX: usize = ENCODED_LEN_MAX;
 /// Where a batch begins and ends. 4,096 is the largest sector and the usual filesystem block, so
 /// that a batch never rewrites a sector or block that an earlier sync has covered. Unit: bytes.
 pub const BATCH_ALIGN: u64 = 4_096;
 
+/// Far beyond what any log writes, so that a reader can always count on.
+const RECORD_NO_MAX: RecordNo = RecordNo(u64::MAX / 2);
 const FILE_WHAT: &str = "cache-log file header";
 const FILE_MAGIC: [u8; 4] = *b"EPLF";
 const FILE_RESERVED: usize = FILE_HEADER_LEN - 4 - 104;
@@ -73,7 +77,7 @@ const VERSION: u16 = 1;
 const KIND_BLOCK: u8 = 1;
 const KIND_MARK: u8 = 2;
 const FLAG_BATCH_END: u8 = 1 << 0;
-const CRC_AT: usize = 32;
+const CRC_AT: usize = 40;
 const BINDING_LEN: usize = 80;
 
 const _: () = assert!(CRC_AT + size_of::<u64>() == RECORD_HEADER_LEN);
@@ -120,6 +124,9 @@ pub struct RecordHeader {
     pub record_no: RecordNo,
     /// Every record up to this number was synced before this one was written; below `record_no`.
     pub synced_through: RecordNo,
+    /// The first record of this file; at most `record_no`, and at most one above `synced_through`,
+    /// because a file is begun when all before it was synced.
+    pub file_first: RecordNo,
     pub body: RecordBody,
     /// The last record of a batch is padded to [`BATCH_ALIGN`].
     pub is_batch_end: bool,
@@ -261,14 +268,14 @@ impl FileHeader {
 
     /// What the checksums of this file's records cover.
     pub fn binding(&self) -> FileBinding {
-        let mut out = Vec::with_capacity(BINDING_LEN);
-        out.put(&self.vault.0);
-        out.put(&self.server.0);
-        out.put_u64(self.journal.level.0);
-        out.put(&self.journal.random);
-        out.put(&self.file_uuid);
-        out.put_u64(self.file_no.0);
-        FileBinding(*out.first_chunk().expect("the fields are 80 bytes"))
+        let mut out = [0; BINDING_LEN];
+        out[0..16].copy_from_slice(&self.vault.0);
+        out[16..32].copy_from_slice(&self.server.0);
+        out[32..40].copy_from_slice(&self.journal.level.0.to_le_bytes());
+        out[40..56].copy_from_slice(&self.journal.random);
+        out[56..72].copy_from_slice(&self.file_uuid);
+        out[72..80].copy_from_slice(&self.file_no.0.to_le_bytes());
+        FileBinding(out)
     }
 }
 
@@ -299,8 +306,9 @@ impl RecordHeader {
         fields[7] = flags;
         fields[8..16].copy_from_slice(&self.record_no.0.to_le_bytes());
         fields[16..24].copy_from_slice(&self.synced_through.0.to_le_bytes());
-        fields[24..28].copy_from_slice(&len.to_le_bytes());
-        fields[28..32].copy_from_slice(&payload_crc.to_le_bytes());
+        fields[24..32].copy_from_slice(&self.file_first.0.to_le_bytes());
+        fields[32..36].copy_from_slice(&len.to_le_bytes());
+        fields[36..40].copy_from_slice(&payload_crc.to_le_bytes());
 
         let mut out = [0; RECORD_HEADER_LEN];
         out[..CRC_AT].copy_from_slice(&fields);
@@ -334,6 +342,7 @@ impl RecordHeader {
         let [kind, flags] = reader.array()?;
         let record_no = RecordNo(reader.u64()?);
         let synced_through = RecordNo(reader.u64()?);
+        let file_first = RecordNo(reader.u64()?);
         let len = NonZeroU32::new(reader.u32()?);
         let crc = reader.u32()?;
         let body = match (kind, len, crc) {
@@ -346,12 +355,20 @@ impl RecordHeader {
         if record_no <= synced_through {
             return Err(reader.invalid("a record was synced before it was written"));
         }
+        if RECORD_NO_MAX < record_no {
+            return Err(reader.invalid("record_no is too large to count on from"));
+        }
+        let begun = file_first <= record_no && file_first.0.wrapping_sub(1) <= synced_through.0;
+        if !begun {
+            return Err(reader.invalid("a file was begun before all ahead of it was synced"));
+        }
         if flags & !FLAG_BATCH_END != 0 {
             return Err(reader.invalid("an unknown flag is set"));
         }
         Ok(Self {
             record_no,
             synced_through,
+            file_first,
             body,
             is_batch_end: flags & FLAG_BATCH_END != 0,
         })
@@ -372,9 +389,7 @@ impl RecordHeader {
         } else {
             align.step()
         };
-        ByteOffset(
-            (at.0 + (RECORD_HEADER_LEN + self.payload_len()) as u64).next_multiple_of(step),
-        )
+        ByteOffset((at.0 + (RECORD_HEADER_LEN + self.payload_len()) as u64).next_multiple_of(step))
     }
 }
 

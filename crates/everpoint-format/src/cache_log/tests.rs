@@ -28,6 +28,7 @@ fn block(payload: &[u8], is_batch_end: bool) -> RecordHeader {
     RecordHeader {
         record_no: RecordNo(43),
         synced_through: RecordNo(40),
+        file_first: RecordNo(38),
         body: RecordBody::Block {
             len: NonZeroU32::new(len).expect("not empty"),
             crc: crc32fast::hash(payload),
@@ -170,7 +171,7 @@ fn a_sound_header_with_a_hostile_length_is_refused_before_the_payload_is_touched
     let too_long = u32::try_from(PAYLOAD_LEN_MAX + 1).expect("small");
     let mut fields = [0; CRC_AT];
     fields.copy_from_slice(&stored(block(&payload(), false), &payload())[..CRC_AT]);
-    fields[24..28].copy_from_slice(&too_long.to_le_bytes());
+    fields[32..36].copy_from_slice(&too_long.to_le_bytes());
     let mut bytes = fields.to_vec();
     bytes.put_u64(file().binding().crc(AT, &fields));
     assert!(matches!(read(&bytes), Err(DecodeError::Invalid { .. })));
@@ -182,11 +183,13 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 1..10_000),
         synced_through in 0_u64..1 << 60,
         ahead in 1_u64..1 << 20,
+        file_first in 1_u64..1 << 60,
         is_batch_end: bool,
     ) {
         let header = RecordHeader {
             record_no: RecordNo(synced_through + ahead),
             synced_through: RecordNo(synced_through),
+            file_first: RecordNo(file_first.min(synced_through + 1)),
             ..block(&payload, is_batch_end)
         };
         let bytes = stored(header, &payload);
