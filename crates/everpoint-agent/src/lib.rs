@@ -1,1 +1,57 @@
 //! The role on the protected machine: splitter, queue, change blocks, initial sync and resync.
+//!
+//! ```text
+//! guest ─ NBD ─▶ splitter ─▶ local disk                                    (guest threads)
+//!                   └─ Seq, queue ─▶ packer ─▶ disk task ─▶ stream ─▶ server   (background)
+//!                                       resync ──┘   ▲
+//!                                                session
+//! ```
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `agent` | the whole: start, stop, disks that come and go |
+//! | `config` | settings |
+//! | `splitter`, `range_gate` | a guest's request, from NBD to its place in the order |
+//! | `disk_source` | what holds a disk's bytes |
+//! | `machine` | what all parts share |
+//! | `packer_task` | batches out of the queue, compressed on other threads |
+//! | `disk_task`, `disk_stream`, `compare_book` | one disk's session |
+//! | `resync_task` | initial sync and resync |
+//! | `session_task`, `reserve_task`, `state` | the machine's session, and what must survive the agent |
+//! | `control`, `status`, `meters`, `meter_task` | what is seen from outside |
+//!
+//! What decides lives in `everpoint-capture` and `everpoint-replication`; this crate loops and does.
+//! There is no dirty map yet: after a crash of the agent every disk is compared with the server.
+
+mod agent;
+mod blocking;
+mod clock;
+mod compare_book;
+mod config;
+mod control;
+mod disk;
+mod disk_source;
+mod disk_stream;
+mod disk_table;
+mod disk_task;
+mod error;
+mod machine;
+mod meter_task;
+mod meters;
+mod packer_task;
+mod range_gate;
+mod reserve_task;
+mod resync_task;
+mod session_task;
+mod splitter;
+mod state;
+mod status;
+
+pub use agent::{Agent, Point, Stopped};
+pub use config::{
+    AgentConfig, DiskConfig, IdText, NbdConfig, ServerConfig, SettingError, TlsConfig,
+};
+pub use disk::DiskStateWord;
+pub use disk_source::{SourceError, SourceOpenError};
+pub use error::{AddDiskError, CreatePointError, DetachError, StartError};
+pub use state::StateError;

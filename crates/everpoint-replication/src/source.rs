@@ -55,6 +55,8 @@ pub struct Source {
     sent: u64,
     /// The highest that was sent on any link.
     offered: u64,
+    /// Encoded bytes of what is held beyond `sent`. Unit: bytes.
+    unsent_bytes: u64,
     wanted: Option<ResyncReason>,
     rewound: Rewound,
     lag: Lag,
@@ -191,6 +193,7 @@ impl Source {
             committed: 0,
             sent: 0,
             offered: 0,
+            unsent_bytes: 0,
             wanted: Some(ResyncReason::AgentRestart),
             rewound: Rewound::default(),
             lag: Lag::behind(since),
@@ -233,7 +236,7 @@ impl Source {
         match self.find(cached) {
             Some(ordinal) if self.offered < ordinal => self.fault(Fault::NeverSent),
             Some(ordinal) => {
-                self.sent = ordinal;
+                self.set_sent(ordinal);
                 self.advance_cached(ordinal);
                 let committed =
                     committed.and_then(|at| self.ordinal_of(at.generation, at.block_no));
@@ -265,6 +268,7 @@ impl Source {
         );
         let completes = facts.completes_resync && self.wanted.is_none();
         let changes = 0 < header.record_count;
+        self.unsent_bytes += block.encoded_len() as u64;
         self.held.push_back(block);
         let ordinal = self.frozen();
         if changes {
@@ -333,7 +337,7 @@ impl Source {
             count: self.rewound.count + 1,
         };
         if self.rewound.count < REFUSALS_MAX {
-            self.sent = to;
+            self.set_sent(to);
         } else {
             self.rebase(tail, ResyncReason::Refused, now);
             self.rewound.stale = on_the_way;
@@ -378,10 +382,11 @@ impl Source {
         if !self.linked {
             return None;
         }
-        let block = self.held.get(index(self.sent - self.cached))?;
+        let block = self.held.get(index(self.sent - self.cached))?.clone();
         self.sent += 1;
+        self.unsent_bytes -= block.encoded_len() as u64;
         self.offered = self.offered.max(self.sent);
-        Some(block.clone())
+        Some(block)
     }
 
     /// The next thing to do, until there is none.
@@ -468,9 +473,8 @@ impl Source {
     }
 
     /// Bytes held that were not sent on the link in use. Unit: bytes, encoded.
-    pub fn unsent_bytes(&self) -> u64 {
-        let unsent = self.held.iter().skip(index(self.sent - self.cached));
-        unsent.map(|block| block.encoded_len() as u64).sum()
+    pub const fn unsent_bytes(&self) -> u64 {
+        self.unsent_bytes
     }
 
     /// The last block frozen, or what the server has.
@@ -527,9 +531,19 @@ impl Source {
         (ordinal <= end).then_some(ordinal)
     }
 
+    /// Moves the cursor of the link to an ordinal that is the floor or held.
+    fn set_sent(&mut self, to: u64) {
+        let unsent = self.held.iter().skip(index(to - self.cached));
+        self.unsent_bytes = unsent.map(|block| block.encoded_len() as u64).sum();
+        self.sent = to;
+    }
+
     fn advance_cached(&mut self, to: u64) {
         if to <= self.cached {
             return;
+        }
+        if self.sent < to {
+            self.set_sent(to);
         }
         for block in self.held.drain(..index(to - self.cached)) {
             self.floor = Some(block.position());
@@ -537,7 +551,6 @@ impl Source {
             self.pending.freed.1 += block.encoded_len() as u64;
         }
         self.cached = to;
-        self.sent = self.sent.max(to);
         self.rewound = Rewound::default();
     }
 
@@ -566,6 +579,7 @@ impl Source {
         }
         self.runs.clear();
         self.held.clear();
+        self.unsent_bytes = 0;
         self.floor = tail;
         (self.cached, self.committed) = (ordinal, ordinal);
         (self.sent, self.offered) = (ordinal, ordinal);

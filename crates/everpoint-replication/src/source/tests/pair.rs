@@ -119,6 +119,10 @@ impl World {
                 Action::CloseLink { fault } => panic!("a correct server at fault: {fault}"),
             }
         }
+        let source = &self.source;
+        let ahead = source.held.iter().skip(index(source.sent - source.cached));
+        let unsent: u64 = ahead.map(|block| block.encoded_len() as u64).sum();
+        assert_eq!(source.unsent_bytes(), unsent);
         if let Some(floor) = self.source.floor {
             assert!(self.known.contains(&floor), "no server ever had {floor:?}");
         }

@@ -1,0 +1,183 @@
+//! The agent as a whole: threads, tasks, and the order in which they begin and end.
+//!
+//! | threads | what runs there |
+//! |---|---|
+//! | guest | the NBD server and everything between a request and its completion |
+//! | background, of lower priority | packing, sending, the session, resyncs, the control socket |
+//!
+//! So a guest's request never waits for a processor that compresses or encrypts. Both kinds belong to
+//! the agent: several agents can live in one process, and each can be killed alone.
+
+mod disks;
+mod start;
+mod stop;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use everpoint_capture::BookmarkError;
+use everpoint_format::record::{Consistency, NAME_LEN_MAX};
+use everpoint_nbd::Server as NbdServer;
+use everpoint_units::{MachineId, Seq, WallTime};
+use everpoint_wire::control::AgentStatus;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::AgentConfig;
+use crate::disk::DiskStateWord;
+use crate::disk_table::DiskTable;
+use crate::disk_task::Session;
+use crate::error::CreatePointError;
+use crate::machine::Machine;
+use crate::packer_task::PackRoutes;
+use crate::session_task::SessionShared;
+use crate::state::StateDir;
+use crate::status;
+
+pub use stop::Stopped;
+
+/// A running agent. Dropped, it ends at once, as if it were killed.
+pub struct Agent {
+    inner: Arc<Inner>,
+    guest: Option<Runtime>,
+    background: Option<Runtime>,
+}
+
+/// What the agent's parts are reached by.
+pub(crate) struct Inner {
+    pub(crate) config: Arc<AgentConfig>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) state: Arc<StateDir>,
+    pub(crate) nbd: NbdServer,
+    /// Where the NBD server listens on TCP, with the port that it got.
+    pub(crate) tcp: OnceLock<SocketAddr>,
+    pub(crate) disks: Arc<DiskTable>,
+    pub(crate) routes: Arc<PackRoutes>,
+    pub(crate) sessions: watch::Sender<Option<Session>>,
+    pub(crate) session: Arc<SessionShared>,
+    /// Attaching and detaching, one at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) guest: Handle,
+    pub(crate) background: Handle,
+    /// Tasks that live as long as the agent.
+    pub(crate) tasks: Mutex<JoinSet<()>>,
+}
+
+/// A point that was made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Point {
+    /// Its position.
+    pub seq: Seq,
+    /// Its time, by the agent's clock.
+    pub at: WallTime,
+    /// Whether it was seen committed while that was waited for.
+    pub committed: bool,
+}
+
+impl Agent {
+    /// The machine that it protects.
+    pub fn machine(&self) -> MachineId {
+        self.inner.machine.id
+    }
+
+    /// Where everything stands, as the control socket says it.
+    pub fn status(&self) -> AgentStatus {
+        status::of(&self.inner)
+    }
+
+    /// Where the NBD server listens on TCP, if it does.
+    pub fn nbd_tcp(&self) -> Option<SocketAddr> {
+        self.inner.tcp.get().copied()
+    }
+
+    /// Marks this instant in the write order of all disks, under `name`, and waits up to `wait`
+    /// until it is committed.
+    ///
+    /// # Errors
+    ///
+    /// See [`CreatePointError`]; nothing was marked.
+    pub async fn create_point(
+        &self,
+        name: &str,
+        wait: Duration,
+    ) -> Result<Point, CreatePointError> {
+        self.inner.create_point(name, wait).await
+    }
+
+    /// Waits until every disk is protected. Cancel-safe.
+    pub async fn wait_protected(&self) {
+        self.wait_for(|state| state == DiskStateWord::Protected)
+            .await;
+    }
+
+    /// Waits until every disk's state is one that `is_good`. Cancel-safe.
+    pub async fn wait_for(&self, is_good: impl Fn(DiskStateWord) -> bool) {
+        loop {
+            let disks = self.inner.disks.all();
+            let waits_for = disks.iter().find(|disk| !is_good(disk.state()));
+            let Some(disk) = waits_for else {
+                return;
+            };
+            let mut reports = disk.report.subscribe();
+            let failing = || {
+                disk.progress
+                    .failing
+                    .load(std::sync::atomic::Ordering::Relaxed)
+            };
+            let reached = reports
+                .wait_for(|report| is_good(report.state(failing())))
+                .await;
+            reached.expect("the disk holds the sender");
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) async fn create_point(
+        &self,
+        name: &str,
+        wait: Duration,
+    ) -> Result<Point, CreatePointError> {
+        if name.is_empty() || NAME_LEN_MAX < name.len() {
+            return Err(CreatePointError::Name);
+        }
+        let disks = self.disks.all();
+        if disks.is_empty() {
+            return Err(CreatePointError::NoDisk);
+        }
+        for disk in &disks {
+            let state = disk.state();
+            // Without a server a point is recorded as writes are, and committed later.
+            let level = disk.report.borrow().level && !disk.report.borrow().unordered;
+            if !level || state == DiskStateWord::Failed {
+                let name = disk.config.name.clone();
+                return Err(CreatePointError::NotProtected { name, state });
+            }
+        }
+        let stamp = self.machine.clock.stamp();
+        let marked = self
+            .machine
+            .order()
+            .bookmark(name, Consistency::Crash, stamp);
+        let seq = marked.map_err(|error| match error {
+            BookmarkError::Unordered => CreatePointError::OrderLost,
+            BookmarkError::NoSeqs(_) => CreatePointError::NoSeqs,
+        })?;
+        self.machine.packer.notify_one();
+        tracing::info!(machine = %self.machine.id, seq = seq.0, name, "point made");
+        let mut cut = self.machine.committed_cut.subscribe();
+        let committed = if wait.is_zero() {
+            seq <= *cut.borrow()
+        } else {
+            let reached = cut.wait_for(|cut| seq <= *cut);
+            matches!(tokio::time::timeout(wait, reached).await, Ok(Ok(_)))
+        };
+        Ok(Point {
+            seq,
+            at: stamp.at,
+            committed,
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! How an agent ends: in good order, or at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everpoint_format::DiskPosition;
+use everpoint_transport::CloseReason;
+use everpoint_units::DiskId;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Agent, Inner};
+use crate::blocking::blocking;
+use crate::disk::Disk;
+use crate::disk_task::DiskCommand;
+use crate::splitter::chain;
+use crate::state::CleanDisk;
+
+/// How long threads get to end what they are doing.
+const THREADS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a stop in good order came to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Stopped {
+    /// Disks that go on at the next start where they stood.
+    pub clean: Vec<DiskId>,
+    /// Disks that are compared at the next start.
+    pub compared: Vec<DiskId>,
+}
+
+impl Agent {
+    /// Stops in good order: guests are answered and their connections ended, the local disks are
+    /// flushed, everything captured is committed, and where each disk stands is remembered. What
+    /// takes longer than `patience` is left; those disks are compared at the next start.
+    pub async fn stop(mut self, patience: Duration) -> Stopped {
+        let deadline = Instant::now() + patience;
+        let stopped = self.inner.wind_down(deadline).await;
+        self.end_threads().await;
+        stopped
+    }
+
+    /// Ends at once, as a crash would: nothing is waited for and nothing is remembered. For tests
+    /// of what a crash costs.
+    pub async fn kill(mut self) {
+        self.end_threads().await;
+    }
+
+    async fn end_threads(&mut self) {
+        self.inner.abort_tasks();
+        let runtimes = [self.guest.take(), self.background.take()];
+        let end = move || {
+            for runtime in runtimes.into_iter().flatten() {
+                runtime.shutdown_timeout(THREADS_TIMEOUT);
+            }
+        };
+        blocking(end).await;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.inner.abort_tasks();
+        let runtimes = [self.guest.take(), self.background.take()];
+        runtimes
+            .into_iter()
+            .flatten()
+            .for_each(Runtime::shutdown_background);
+    }
+}
+
+impl Inner {
+    fn abort_tasks(&self) {
+        let mut tasks = self
+            .tasks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        tasks.abort_all();
+    }
+
+    async fn wind_down(self: &Arc<Self>, deadline: Instant) -> Stopped {
+        let machine = self.machine.id;
+        tracing::info!(%machine, "agent stops");
+        if timeout_at(deadline, self.nbd.shutdown()).await.is_err() {
+            tracing::warn!(%machine, "guests did not end in time");
+            return self.all_compared();
+        }
+        // No more statements of idle disks: where a disk stands must not move behind its answer.
+        self.machine.order().silence();
+        let waits: Vec<_> = self
+            .disks
+            .commands()
+            .into_iter()
+            .map(|(disk, commands)| async move {
+                let (reply, drained) = oneshot::channel();
+                let asked = commands.send(DiskCommand::Drain(reply)).await;
+                let flushed = disk.source().flush().await;
+                let waited = timeout_at(deadline, drained).await;
+                let tail = waited.ok().and_then(Result::ok).flatten();
+                let tail = tail.filter(|_| asked.is_ok() && flushed.is_ok());
+                (disk, tail)
+            })
+            .collect();
+        let drained = futures::future::join_all(waits).await;
+        let stopped = self.remember(&drained).await;
+        self.close_link().await;
+        stopped
+    }
+
+    /// Remembers where the disks stand that are in good order.
+    async fn remember(&self, drained: &[(Arc<Disk>, Option<DiskPosition>)]) -> Stopped {
+        let mut clean = Vec::new();
+        for (disk, tail) in drained {
+            let source = disk.source().identity();
+            if let (Some(tail), Ok(Some(source))) = (*tail, source) {
+                let disk = disk.id;
+                clean.push(CleanDisk { disk, tail, source });
+            }
+        }
+        let (state, machine) = (Arc::clone(&self.state), self.machine.id);
+        let saved = blocking(move || state.save_clean(machine, &clean).map(|()| clean)).await;
+        let clean: Vec<DiskId> = match saved {
+            Ok(clean) => clean.iter().map(|clean| clean.disk).collect(),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "the stop cannot be remembered");
+                Vec::new()
+            }
+        };
+        let ids = drained.iter().map(|(disk, _)| disk.id);
+        let compared: Vec<DiskId> = ids.filter(|id| !clean.contains(id)).collect();
+        tracing::info!(%machine, clean = clean.len(), compared = compared.len(), "agent stopped");
+        Stopped { clean, compared }
+    }
+
+    fn all_compared(&self) -> Stopped {
+        Stopped {
+            clean: Vec::new(),
+            compared: self.disks.all().iter().map(|disk| disk.id).collect(),
+        }
+    }
+
+    async fn close_link(&self) {
+        let session = self.sessions.borrow().clone();
+        if let Some(session) = session {
+            session.link.close(CloseReason::Shutdown, "the agent stops");
+            session.link.closed().await;
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! A disk in a file or on a block device.
+//!
+//! Buffered by default: small reads and writes are done on the guest's own thread, since they end in
+//! the page cache; large ones, syncs, and everything with `direct`, on threads that may block.
+//!
+//! A failed sync is remembered: the kernel may have dropped what it could not write, and would call
+//! the next sync a success. From then on every flush fails, until the agent is started again and
+//! reads what the disk really holds.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use bytes::Bytes;
+use everpoint_units::{ByteLen, Extent, Lba, SECTOR_LEN};
+use futures::future::BoxFuture;
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, fdatasync, flock};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    DiskSource, RUNS_MAX, Run, SourceError, SourceFacts, SourceOpenError, ZeroMode, check_size,
+};
+use crate::config::DiskConfig;
+
+/// Longest request that is done on the guest's own thread. Unit: bytes. Copying this much into the
+/// page cache takes as long as handing it to another thread.
+const INLINE_LEN_MAX: usize = 64 << 10;
+/// How much is written at a time where zeroes have to be written. Unit: bytes.
+const ZERO_PIECE_LEN: usize = 1 << 20;
+/// Alignment of buffers for direct I/O. Unit: bytes. The largest that file systems ask for.
+const ALIGN: usize = 4_096;
+
+/// See the module.
+pub(crate) struct FileSource {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    file: File,
+    facts: SourceFacts,
+    regular: bool,
+    direct: bool,
+    /// The kernel says at once whether a read would wait.
+    has_nowait: AtomicBool,
+    /// Holes can be punched, and read as zeroes.
+    can_punch: AtomicBool,
+    flush_failed: AtomicBool,
+}
+
+/// What a file looks like when nobody has touched it since.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceIdentity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Times of the last change of content, and of anything. Unit: seconds, nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileSource {
+    pub(crate) fn open(config: &DiskConfig) -> Result<Self, SourceOpenError> {
+        let path = PathBuf::from(&config.source);
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| SourceOpenError::Io {
+                path,
+                operation,
+                source,
+            }
+        };
+        let found = std::fs::metadata(&path).map_err(failed("cannot be found"))?;
+        let regular = found.file_type().is_file();
+        if !regular && !found.file_type().is_block_device() {
+            return Err(SourceOpenError::Kind { path });
+        }
+        // On a block device O_EXCL fails where the device is mounted or otherwise claimed.
+        let exclusive = if regular {
+            OFlags::empty()
+        } else {
+            OFlags::EXCL
+        };
+        let direct = if config.direct {
+            OFlags::DIRECT
+        } else {
+            OFlags::empty()
+        };
+        let flags = i32::try_from((exclusive | direct | OFlags::CLOEXEC).bits());
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags.expect("open flags fit an i32"))
+            .open(&path);
+        let file = match opened {
+            Err(error) if is(&error, Errno::BUSY) => return Err(SourceOpenError::InUse { path }),
+            opened => opened.map_err(failed("cannot be opened for writing"))?,
+        };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(SourceOpenError::InUse { path });
+        }
+        let own = if regular {
+            512
+        } else {
+            logical_block_size(&found)
+        };
+        let block_size = config.block_size.unwrap_or(own);
+        if block_size < own {
+            let source_name = config.source.clone();
+            return Err(SourceOpenError::BlockSize {
+                source_name,
+                needed: own,
+            });
+        }
+        let size = rustix::fs::seek(&file, SeekFrom::End(0))
+            .map_err(|error| failed("its size cannot be asked for")(error.into()))?;
+        let size = ByteLen(size);
+        check_size(config, size, block_size)?;
+        let inner = Inner {
+            file,
+            facts: SourceFacts {
+                size,
+                block_size,
+                zeroes_fast: true,
+            },
+            regular,
+            direct: config.direct,
+            has_nowait: AtomicBool::new(!config.direct),
+            can_punch: AtomicBool::new(true),
+            flush_failed: AtomicBool::new(false),
+        };
+        inner.probe(config, &path)?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Runs what may wait for a device on a thread that may.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, SourceError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, SourceError>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+            // Only a runtime that is going down drops a task that never ran.
+            done.unwrap_or_else(|_| {
+                let source = io::ErrorKind::Interrupted.into();
+                Err(SourceError::io("the request")(source))
+            })
+        })
+    }
+}
+
+impl DiskSource for FileSource {
+    fn facts(&self) -> &SourceFacts {
+        &self.inner.facts
+    }
+
+    fn write_now(&self, extent: Extent, data: &Bytes) -> Option<Result<(), SourceError>> {
+        let small = data.len() <= INLINE_LEN_MAX && !self.inner.direct;
+        small.then(|| self.inner.write(extent, data))
+    }
+
+    fn read_now(&self, extent: Extent) -> Option<Result<Bytes, SourceError>> {
+        let small = extent.byte_len().0 <= INLINE_LEN_MAX as u64;
+        if !small || !self.inner.has_nowait.load(Relaxed) {
+            return None;
+        }
+        self.inner.read_cached(extent)
+    }
+
+    fn write(&self, extent: Extent, data: Bytes) -> BoxFuture<'_, Result<(), SourceError>> {
+        self.blocking(move |inner| inner.write(extent, &data))
+    }
+
+    fn read(&self, extent: Extent) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        self.blocking(move |inner| inner.read(extent))
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), SourceError>> {
+        self.blocking(Inner::flush)
+    }
+
+    fn zero(&self, extent: Extent, how: ZeroMode) -> BoxFuture<'_, Result<(), SourceError>> {
+        self.blocking(move |inner| inner.zero(extent, how))
+    }
+
+    fn discard(&self, extent: Extent) -> BoxFuture<'_, Result<bool, SourceError>> {
+        self.blocking(move |inner| inner.punch(extent))
+    }
+
+    fn allocation(&self, extent: Extent) -> BoxFuture<'_, Result<Vec<Run>, SourceError>> {
+        self.blocking(move |inner| inner.allocation(extent))
+    }
+
+    fn identity(&self) -> Result<Option<SourceIdentity>, SourceError> {
+        if !self.inner.regular || self.inner.flush_failed.load(Relaxed) {
+            return Ok(None);
+        }
+        let found = self.inner.file.metadata();
+        let found = found.map_err(SourceError::io("stat"))?;
+        Ok(Some(SourceIdentity {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }))
+    }
+}
+
+impl Inner {
+    /// Direct I/O with blocks that are too small fails at the first request: better now.
+    fn probe(&self, config: &DiskConfig, path: &Path) -> Result<(), SourceOpenError> {
+        let first = Extent::from_bytes(
+            everpoint_units::ByteOffset(0),
+            ByteLen(u64::from(self.facts.block_size)),
+        );
+        match self.read(first.expect("a disk has at least one block")) {
+            Ok(_) => Ok(()),
+            Err(SourceError::Io { source, .. })
+                if is(&source, Errno::INVAL) && self.direct && self.facts.block_size == 512 =>
+            {
+                Err(SourceOpenError::BlockSize {
+                    source_name: config.source.clone(),
+                    needed: 4_096,
+                })
+            }
+            Err(SourceError::Io { source, .. }) => Err(SourceOpenError::Io {
+                path: path.to_owned(),
+                operation: "cannot be read",
+                source,
+            }),
+            Err(_) => Err(SourceOpenError::Kind {
+                path: path.to_owned(),
+            }),
+        }
+    }
+
+    fn write(&self, extent: Extent, data: &[u8]) -> Result<(), SourceError> {
+        let at = extent.start().byte_offset().0;
+        let written = self.file.write_all_at(data, at);
+        written.map_err(SourceError::io("write"))
+    }
+
+    fn read(&self, extent: Extent) -> Result<Bytes, SourceError> {
+        let (at, len) = place(extent);
+        let (mut buffer, from) = if self.direct {
+            let buffer = vec![0; len + ALIGN];
+            let from = buffer.as_ptr().align_offset(ALIGN);
+            (buffer, from)
+        } else {
+            (vec![0; len], 0)
+        };
+        let read = self.file.read_exact_at(&mut buffer[from..from + len], at);
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => SourceError::Short,
+            _ => SourceError::io("read")(error),
+        })?;
+        Ok(Bytes::from(buffer).slice(from..from + len))
+    }
+
+    /// Reads what the page cache has; `None` if it has not all of it.
+    fn read_cached(&self, extent: Extent) -> Option<Result<Bytes, SourceError>> {
+        let (at, len) = place(extent);
+        let mut buffer = vec![0; len];
+        let slices = &mut [IoSliceMut::new(&mut buffer)];
+        match preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == len => Some(Ok(buffer.into())),
+            Ok(_) | Err(Errno::AGAIN) => None,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                self.has_nowait.store(false, Relaxed);
+                None
+            }
+            Err(error) => Some(Err(SourceError::io("read")(error.into()))),
+        }
+    }
+
+    fn flush(&self) -> Result<(), SourceError> {
+        if self.flush_failed.load(Relaxed) {
+            let source = Errno::IO.into();
+            return Err(SourceError::io("an earlier fdatasync")(source));
+        }
+        fdatasync(&self.file).map_err(|error| {
+            self.flush_failed.store(true, Relaxed);
+            SourceError::io("fdatasync")(error.into())
+        })
+    }
+
+    /// Punches a hole. `false`: this file cannot have holes.
+    fn punch(&self, extent: Extent) -> Result<bool, SourceError> {
+        if !self.can_punch.load(Relaxed) {
+            return Ok(false);
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match self.fallocate(extent, flags) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.can_punch.store(false, Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(SourceError::io("fallocate")(error.into())),
+        }
+    }
+
+    fn zero(&self, extent: Extent, how: ZeroMode) -> Result<(), SourceError> {
+        if how.may_discard && self.punch(extent)? {
+            return Ok(());
+        }
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        match self.fallocate(extent, flags) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if how.fast_only => Err(SourceError::NotFast),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeroes(extent),
+            Err(error) => Err(SourceError::io("fallocate")(error.into())),
+        }
+    }
+
+    fn fallocate(&self, extent: Extent, flags: FallocateFlags) -> Result<(), Errno> {
+        let (at, len) = (extent.start().byte_offset().0, extent.byte_len().0);
+        loop {
+            match fallocate(&self.file, flags, at, len) {
+                Err(Errno::INTR) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn write_zeroes(&self, extent: Extent) -> Result<(), SourceError> {
+        let buffer = vec![0; ZERO_PIECE_LEN + ALIGN];
+        let from = buffer.as_ptr().align_offset(ALIGN);
+        let (mut at, mut left) = (extent.start().byte_offset().0, extent.byte_len().0);
+        while left != 0 {
+            let piece = left.min(ZERO_PIECE_LEN as u64);
+            let len = usize::try_from(piece).expect("at most 1 MiB");
+            let written = self.file.write_all_at(&buffer[from..from + len], at);
+            written.map_err(SourceError::io("write"))?;
+            (at, left) = (at + piece, left - piece);
+        }
+        Ok(())
+    }
+
+    /// Asks the file system for holes; where it has no answer everything is data.
+    fn allocation(&self, extent: Extent) -> Result<Vec<Run>, SourceError> {
+        let whole = vec![Run {
+            extent,
+            hole: false,
+        }];
+        if !self.regular {
+            return Ok(whole);
+        }
+        let end = extent.end().byte_offset().0;
+        let mut at = extent.start().byte_offset().0;
+        let mut runs: Vec<Run> = Vec::new();
+        while at < end && runs.len() < RUNS_MAX {
+            let data = self.seek(SeekFrom::Data(at), end)?;
+            if at < data {
+                push_run(&mut runs, at, data, true);
+            }
+            if data < end && runs.len() < RUNS_MAX {
+                let hole = self.seek(SeekFrom::Hole(data), end)?;
+                // A file that was shortened meanwhile would make no progress here.
+                let hole = if data < hole { hole } else { end };
+                push_run(&mut runs, data, hole, false);
+                at = hole;
+            } else {
+                at = data;
+            }
+        }
+        Ok(if runs.is_empty() { whole } else { runs })
+    }
+
+    /// Where the next data or hole begins, at most `end`. Rounded to blocks so that a hole is never
+    /// said to be larger than it is.
+    fn seek(&self, to: SeekFrom, end: u64) -> Result<u64, SourceError> {
+        let block = u64::from(self.facts.block_size);
+        let found = match rustix::fs::seek(&self.file, to) {
+            Ok(found) => found,
+            // Behind the last data everything is a hole.
+            Err(Errno::NXIO) => end,
+            Err(error) => return Err(SourceError::io("lseek")(error.into())),
+        };
+        let found = match to {
+            SeekFrom::Data(_) => found / block * block,
+            _ => found.next_multiple_of(block),
+        };
+        Ok(found.min(end))
+    }
+}
+
+fn push_run(runs: &mut Vec<Run>, from: u64, to: u64, hole: bool) {
+    let lba = |at| Lba::new(at / SECTOR_LEN).expect("inside the disk");
+    let extent = Extent::between(lba(from), lba(to)).expect("not empty, inside the request");
+    runs.push(Run { extent, hole });
+}
+
+fn place(extent: Extent) -> (u64, usize) {
+    let len = usize::try_from(extent.byte_len().0).expect("requests fit in memory");
+    (extent.start().byte_offset().0, len)
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    Errno::from_io_error(error) == Some(errno)
+}
+
+/// What the device itself takes, from sysfs; a partition's is its disk's.
+fn logical_block_size(found: &Metadata) -> u32 {
+    let (major, minor) = (
+        rustix::fs::major(found.rdev()),
+        rustix::fs::minor(found.rdev()),
+    );
+    let device = format!("/sys/dev/block/{major}:{minor}");
+    let read = |path: String| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    read(format!("{device}/queue/logical_block_size"))
+        .or_else(|| read(format!("{device}/../queue/logical_block_size")))
+        .unwrap_or(512)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! Why an agent does not start, or does not do what it is asked.
+
+use std::io;
+use std::time::Duration;
+
+use everpoint_nbd::{AttachError, ListenError, ServerConfigError};
+use everpoint_transport::control::ControlBindError;
+use everpoint_transport::pki::LoadError;
+use everpoint_transport::{Identity, ServerNameError};
+use everpoint_units::{DiskId, MachineId};
+
+use crate::config::SettingError;
+use crate::disk::DiskStateWord;
+use crate::disk_source::SourceOpenError;
+use crate::state::StateError;
+
+/// Why an agent does not start. Each says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting outside its bounds.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Certificate, key or CA.
+    #[error("tls: {0}")]
+    Credentials(#[source] LoadError),
+    /// A certificate of another machine, or of a server.
+    #[error("tls.cert: the certificate names {found}, not the agent of machine {wanted}")]
+    OtherMachine {
+        /// Whom it names.
+        found: Identity,
+        /// Whom the configuration names.
+        wanted: MachineId,
+    },
+    /// A certificate of a server.
+    #[error("tls.cert: the certificate names {found}; an agent needs one of an agent")]
+    NotAnAgent {
+        /// Whom it names.
+        found: Identity,
+    },
+    /// A server's name.
+    #[error("servers[{index}].name")]
+    ServerName {
+        /// Which server.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: ServerNameError,
+    },
+    /// A disk.
+    #[error("disk {name:?}")]
+    Disk {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: AddDiskError,
+    },
+    /// The limits of the NBD server.
+    #[error("nbd")]
+    Nbd(#[from] ServerConfigError),
+    /// The NBD server's sockets.
+    #[error("nbd")]
+    Listen(#[from] ListenError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlBindError),
+    /// The operating system gives no threads.
+    #[error("threads cannot be started")]
+    Threads(#[source] io::Error),
+}
+
+/// Why a disk cannot be protected.
+#[derive(Debug, thiserror::Error)]
+pub enum AddDiskError {
+    /// A setting outside its bounds.
+    #[error("{key}: {rule}")]
+    Setting {
+        /// Which.
+        key: &'static str,
+        /// What holds for it.
+        rule: &'static str,
+    },
+    /// Its source.
+    #[error(transparent)]
+    Source(#[from] SourceOpenError),
+    /// It is there already.
+    #[error("disk {disk} is attached already")]
+    Attached {
+        /// Which.
+        disk: DiskId,
+    },
+    /// Another has its name, or there are too many.
+    #[error("the export cannot be served")]
+    Export(#[from] AttachError),
+    /// It could not be remembered, so it was not attached.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Why a disk was not detached.
+#[derive(Debug, thiserror::Error)]
+pub enum DetachError {
+    /// It is not there.
+    #[error("no disk {disk} is attached")]
+    Unknown {
+        /// Which.
+        disk: DiskId,
+    },
+    /// Its end has a place in its write order, and it has none.
+    #[error("the end of disk {disk} can be recorded only while it is protected; it is {}", state.word())]
+    NotProtected {
+        /// Which.
+        disk: DiskId,
+        /// Where it stands.
+        state: DiskStateWord,
+    },
+    /// It is detached; whether the server knows that it ended is open.
+    #[error("disk {disk} is detached, but its end was not committed within {waited:?}")]
+    EndNotCommitted {
+        /// Which.
+        disk: DiskId,
+        /// How long that was waited for.
+        waited: Duration,
+    },
+    /// It is detached, and will be back at the next start.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Why no point was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreatePointError {
+    /// Not a name.
+    #[error("a point's name must be 1 to 255 bytes")]
+    Name,
+    /// There is nothing to make a point of.
+    #[error("no disk is attached")]
+    NoDisk,
+    /// A point holds for all disks of the machine, and one is not level.
+    #[error("disk {name:?} is {}, and a point needs every disk protected", state.word())]
+    NotProtected {
+        /// Which.
+        name: String,
+        /// Where it stands.
+        state: DiskStateWord,
+    },
+    /// A disk lost its write order this very moment.
+    #[error("a disk lost its write order; nothing was marked")]
+    OrderLost,
+    /// The state directory is too slow.
+    #[error("no sequence number is reserved at the moment; see the log for the state directory")]
+    NoSeqs,
+}
+
+impl CreatePointError {
+    /// What the operator does next.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Name => "choose another name",
+            Self::NoDisk => "attach a disk",
+            Self::NotProtected { .. } | Self::OrderLost => {
+                "wait until `agent status` says protected, then try again"
+            }
+            Self::NoSeqs => "try again",
+        }
+    }
+}
+
+impl DetachError {
+    /// What the operator does next.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "see `agent status` for the disks",
+            Self::NotProtected { .. } => "wait until it is protected, or detach without ending it",
+            Self::EndNotCommitted { .. } => "attach it again and detach it once the server answers",
+            Self::State(_) => "correct the state directory and detach it again after the restart",
+        }
+    }
+}
