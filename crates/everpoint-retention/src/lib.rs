@@ -1,1 +1,37 @@
-//! The role on the vault alone: list points, restore.
+//! The role on the vault alone: lists points, restores disks and machines, checks a vault.
+//!
+//! Nothing here needs a server, a catalog or a clock: a vault and its key are enough. Nothing here changes
+//! a vault either. What is wrong in a vault is told (where, and which points it costs), never passed on:
+//! no byte reaches an output before its frame's checksum and its pieces' digests were compared.
+//!
+//! | module    | answers                                                             |
+//! |-----------|---------------------------------------------------------------------|
+//! | `machine` | what a machine's objects say, walked once                           |
+//! | `point`   | which instant `latest`, a name, a time or `seq:N` is                |
+//! | `listing` | points and disks as data to print                                   |
+//! | `restore` | one disk, or all disks of a machine, as of one `Seq`, as images     |
+//! | `check`   | everything in a vault that is not as it should be                   |
+//!
+//! What prints (ids, instants, positions) is plain data that serialises; how it looks is the caller's.
+
+mod check;
+mod error;
+mod frames;
+mod listing;
+mod machine;
+mod plain;
+mod point;
+mod restore;
+
+pub use check::{CheckProgress, CheckReport, Finding, MachineCheck, Severity, check};
+pub use error::{ErrorKind, IntegrityError, LoadError};
+pub use listing::{
+    BookmarkClass, BookmarkEntry, DiskList, DiskState, DiskSummary, Instant, MachineDamage,
+    PathState, PointList, Window, list_disks, list_points,
+};
+pub use machine::{DamageNote, LoadedMachine, Subject, find_machine, load_machine, load_machines};
+pub use point::{At, NoPoint, ParseAtError, PointError};
+pub use restore::{
+    ImageFormat, OutputError, Progress, RestoreConfig, RestoreError, RestoreRequest, Restored,
+    RestoredDisk, restore,
+};

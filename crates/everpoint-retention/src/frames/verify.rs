@@ -1,0 +1,96 @@
+//! Reading a batch of frames and verifying it: stored checksum, unpacked length, every piece's digest.
+
+use bytes::Bytes;
+use everpoint_format::digest::{DigestKey, PIECE_LEN};
+use everpoint_units::{ByteLen, ByteOffset};
+use everpoint_vault::{ObjectName, ReadError, Vault};
+
+use super::{Batch, FrameJob};
+use crate::error::IntegrityError;
+
+/// What reading a batch gave.
+pub(crate) enum BatchRead {
+    /// All of it.
+    Whole(Bytes),
+    /// Not all bytes are there. What is missing may be of a frame that is not needed: each by itself, then.
+    InParts,
+}
+
+/// Reads all frames of a batch at once.
+///
+/// # Errors
+///
+/// Only where the vault gives no answer.
+pub(crate) async fn read_batch(vault: &Vault, batch: &Batch) -> Result<BatchRead, ReadError> {
+    match vault.read_range(&batch.object, batch.at, batch.len).await {
+        Ok(Some(bytes)) => Ok(BatchRead::Whole(bytes)),
+        Ok(None) | Err(ReadError::Medium { .. } | ReadError::OutOfRange { .. }) => {
+            Ok(BatchRead::InParts)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads one frame; the inner error says that its bytes are not there.
+///
+/// # Errors
+///
+/// Only where the vault gives no answer.
+pub(crate) async fn read_frame(
+    vault: &Vault,
+    object: &ObjectName,
+    job: &FrameJob,
+) -> Result<Result<Bytes, IntegrityError>, ReadError> {
+    let len = ByteLen(u64::from(job.frame.stored_len));
+    let object = object.clone();
+    match vault.read_range(&object, job.frame_at, len).await {
+        Ok(Some(bytes)) => Ok(Ok(bytes)),
+        Ok(None) => Ok(Err(IntegrityError::Gone { object })),
+        Err(source @ (ReadError::Medium { .. } | ReadError::OutOfRange { .. })) => {
+            let frame_at = job.frame_at;
+            Ok(Err(IntegrityError::FrameUnread {
+                object,
+                frame_at,
+                source,
+            }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a frame whose object was read from `bytes_at` on, and compares every digest that its job names.
+///
+/// # Errors
+///
+/// The first thing that is not as it was stored.
+pub(crate) fn open_frame(
+    object: &ObjectName,
+    job: &FrameJob,
+    bytes: &Bytes,
+    bytes_at: ByteOffset,
+    key: &DigestKey,
+) -> Result<Bytes, IntegrityError> {
+    let at = usize::try_from(job.frame_at.0 - bytes_at.0).expect("inside what was read");
+    let stored = bytes.slice(at..at + job.frame.stored_len as usize);
+    let raw = job.frame.open(&stored);
+    let raw = raw.map_err(|source| IntegrityError::Frame {
+        object: object.clone(),
+        frame_at: job.frame_at,
+        source,
+    })?;
+    for check in &job.checks {
+        let piece = check
+            .raw_at
+            .checked_add(PIECE_LEN)
+            .and_then(|end| raw.get(check.raw_at..end));
+        if piece.is_none_or(|piece| key.digest(piece) != check.digest) {
+            return Err(IntegrityError::Digest {
+                object: object.clone(),
+                frame_at: job.frame_at,
+                raw_at: ByteOffset(check.raw_at as u64),
+                disk_at: check.disk_at,
+            });
+        }
+    }
+    Ok(raw)
+}

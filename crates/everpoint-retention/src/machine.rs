@@ -1,0 +1,307 @@
+//! One machine as its objects in the vault tell it: positions, points and damage, from one walk.
+
+mod loading;
+
+use std::collections::BTreeMap;
+
+use everpoint_format::data::DataIndex;
+use everpoint_format::name;
+use everpoint_format::object::ObjectChecksum;
+use everpoint_journal::history::{Broken, MachineHistory, NotAPoint, Span};
+use everpoint_journal::path::{Damage, PathEnd};
+use everpoint_units::{DiskId, JournalId, MachineId, ObjectNo, Seq, VaultId, WallTime};
+use everpoint_vault::Vault;
+use everpoint_vault::history::{list_machines, walk, walk_all};
+use serde::Serialize;
+
+use crate::error::LoadError;
+use crate::plain;
+
+use loading::Loading;
+
+/// What is asked about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Subject {
+    /// One disk, whatever the others of its machine do.
+    Disk(DiskId),
+    /// All disks of a machine that are begun and not ended at the point.
+    Machine(MachineId),
+}
+
+/// A machine's history, and which objects it lies in.
+#[derive(Debug)]
+pub struct LoadedMachine {
+    history: MachineHistory,
+    end: PathEnd,
+    damage: Vec<DamageNote>,
+    objects: Objects,
+    /// The first section of a disk that was not folded: object and section. Nothing of the disk that
+    /// follows it is either.
+    rejected: BTreeMap<DiskId, (u32, u32)>,
+    /// No point of the whole machine lies above this: behind a damaged object a disk came to light whose
+    /// beginning is not known.
+    cut_max: Option<Seq>,
+}
+
+/// Something that is not as it should be in a history.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct DamageNote {
+    /// The object's name in the vault, where it is about one.
+    pub object: Option<String>,
+    /// The disk, where it is about one.
+    #[serde(serialize_with = "plain::text_if_any")]
+    pub disk: Option<DiskId>,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The objects of a path that have something of the machine, in path order. One takes 56 bytes, so that a
+/// month of commits every two seconds fits into 73 MB.
+#[derive(Debug, Default)]
+struct Objects {
+    journals: Vec<JournalId>,
+    entries: Vec<ObjectEntry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ObjectEntry {
+    /// Lowest `Seq` of the machine's records in it; the maximum if there are none.
+    first_seq: Seq,
+    number: ObjectNo,
+    checksum: ObjectChecksum,
+    journal_index: u32,
+}
+
+/// An object as the walk saw it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct WalkedObject {
+    /// Its place among the machine's objects, in path order.
+    pub(crate) ordinal: u32,
+    pub(crate) journal: JournalId,
+    pub(crate) number: ObjectNo,
+    pub(crate) checksum: ObjectChecksum,
+}
+
+/// Loads the history of a machine.
+///
+/// # Errors
+///
+/// See [`LoadError`]; damage is part of the answer.
+pub async fn load_machine(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+) -> Result<LoadedMachine, LoadError> {
+    let mut loading = Loading::new(machine, true);
+    let visit = |journal, number, data: &DataIndex, _| loading.fold(journal, number, data);
+    let walked = walk(vault, id, machine, visit).await?;
+    if walked.end == PathEnd::NoOrigin {
+        return Err(LoadError::NoSuchMachine { machine });
+    }
+    Ok(loading.finish(walked))
+}
+
+/// Loads the histories of all machines of the vault in one pass. They serve to list points and disks; to
+/// restore, [`load_machine`] loads where the objects are, too.
+///
+/// # Errors
+///
+/// See [`LoadError`]; damage is part of the answer.
+pub async fn load_machines(
+    vault: &Vault,
+    id: VaultId,
+) -> Result<BTreeMap<MachineId, LoadedMachine>, LoadError> {
+    let machines = list_machines(vault).await?;
+    let mut loading: BTreeMap<_, _> = machines
+        .iter()
+        .map(|&machine| (machine, Loading::new(machine, false)))
+        .collect();
+    let visit = |in_path: &[MachineId], journal, number, data: &DataIndex, _| {
+        for machine in in_path {
+            let machine = loading.get_mut(machine).expect("only these are walked");
+            machine.fold(journal, number, data);
+        }
+    };
+    let walked = walk_all(vault, id, machines, visit).await?;
+    let loaded = walked.into_iter().filter_map(|(machine, walked)| {
+        let loading = loading.remove(&machine).expect("each is walked once");
+        (walked.end != PathEnd::NoOrigin).then(|| (machine, loading.finish(walked)))
+    });
+    Ok(loaded.collect())
+}
+
+/// The machine that has the disk. This reads every index in the vault: say the machine where it is known.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+pub async fn find_machine(
+    vault: &Vault,
+    id: VaultId,
+    disk: DiskId,
+) -> Result<MachineId, LoadError> {
+    let mut damaged = None;
+    for (machine, loaded) in load_machines(vault, id).await? {
+        if loaded.history.disks().contains_key(&disk) {
+            return Ok(machine);
+        }
+        if !loaded.damage.is_empty() {
+            damaged = Some(machine);
+        }
+    }
+    Err(match damaged {
+        Some(damaged) => LoadError::DiskNotSeen { disk, damaged },
+        None => LoadError::NoSuchDisk { disk },
+    })
+}
+
+impl LoadedMachine {
+    /// The machine.
+    pub const fn machine(&self) -> MachineId {
+        self.history.machine()
+    }
+
+    /// Disks, bookmarks, times. Ask this type for points: it knows what damage costs.
+    pub const fn history(&self) -> &MachineHistory {
+        &self.history
+    }
+
+    /// Checks that the machine has the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::NoSuchDisk`], or [`LoadError::DiskNotSeen`] where damage may hide it.
+    pub fn expect_disk(&self, disk: DiskId) -> Result<(), LoadError> {
+        let damaged = self.machine();
+        if self.history.disks().contains_key(&disk) {
+            Ok(())
+        } else if self.damage.is_empty() {
+            Err(LoadError::NoSuchDisk { disk })
+        } else {
+            Err(LoadError::DiskNotSeen { disk, damaged })
+        }
+    }
+
+    /// How its path ends.
+    pub const fn end(&self) -> PathEnd {
+        self.end
+    }
+
+    /// What is not as it should be, in path order.
+    pub fn damage(&self) -> &[DamageNote] {
+        &self.damage
+    }
+
+    /// Where every request is a recovery point: of one disk, or of the machine. Disjoint, rising.
+    pub fn windows(&self, disk: Option<DiskId>) -> Vec<Span> {
+        let mut windows = self.history.windows(disk);
+        if let (None, Some(max)) = (disk, self.cut_max) {
+            windows.retain(|span| span.from <= max);
+            if let Some(last) = windows.last_mut() {
+                last.through = last.through.min(max);
+            }
+        }
+        windows
+    }
+
+    /// The newest recovery point of a disk or of the machine.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAPoint::Nothing`] when there is none.
+    pub fn latest(&self, disk: Option<DiskId>) -> Result<Seq, NotAPoint> {
+        let windows = self.windows(disk);
+        windows
+            .last()
+            .map(|span| span.through)
+            .ok_or(NotAPoint::Nothing)
+    }
+
+    /// Checks that `seq` is a recovery point of a disk or of the machine.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAPoint`] with the nearest ones.
+    pub fn check_point(&self, disk: Option<DiskId>, seq: Seq) -> Result<(), NotAPoint> {
+        self.history.check_point(disk, seq)?;
+        let windows = self.windows(disk);
+        if windows.iter().any(|span| span.contains(seq)) {
+            return Ok(());
+        }
+        Err(match windows.last() {
+            None => NotAPoint::Nothing,
+            Some(last) => NotAPoint::Outside {
+                seq,
+                before: Some(last.through),
+                after: None,
+            },
+        })
+    }
+
+    /// The newest recovery point whose time, made monotone over `Seq`, is at or before `time`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAPoint`] when there is none so early.
+    pub fn at_time(&self, disk: Option<DiskId>, time: WallTime) -> Result<Seq, NotAPoint> {
+        let seq = self.history.at_time(disk, time)?;
+        self.check_point(disk, seq)
+            .map(|()| seq)
+            .or_else(|_| self.latest(disk))
+    }
+
+    /// The objects that may have records of the machine at or below `seq`, in path order. Empty if this was
+    /// not loaded by [`load_machine`].
+    pub(crate) fn objects_up_to(&self, seq: Seq) -> impl Iterator<Item = WalkedObject> + '_ {
+        let entries = (0_u32..).zip(&self.objects.entries);
+        entries
+            .filter(move |(_, entry)| entry.first_seq <= seq)
+            .map(|(ordinal, _)| self.object(ordinal))
+    }
+
+    /// One of the machine's objects.
+    pub(crate) fn object(&self, ordinal: u32) -> WalkedObject {
+        let entry = &self.objects.entries[ordinal as usize];
+        WalkedObject {
+            ordinal,
+            journal: self.objects.journals[entry.journal_index as usize],
+            number: entry.number,
+            checksum: entry.checksum,
+        }
+    }
+
+    /// Whether this section of the disk is part of its history: it and all before it followed one another.
+    pub(crate) fn is_folded(&self, disk: DiskId, ordinal: u32, section: u32) -> bool {
+        let rejected = self.rejected.get(&disk);
+        rejected.is_none_or(|&first| (ordinal, section) < first)
+    }
+}
+
+impl DamageNote {
+    fn of_path(damage: &Damage) -> Self {
+        let object = match damage {
+            Damage::Object { journal, number }
+            | Damage::Vanished { journal, number }
+            | Damage::LevelDoesNotRise { journal, number } => {
+                Some(name::journal_object(*journal, *number))
+            }
+            Damage::SealDisagrees { journal } | Damage::Pruned { journal } => {
+                Some(name::journal(*journal))
+            }
+            Damage::Origin => None,
+        };
+        Self {
+            object,
+            disk: None,
+            what: damage.to_string(),
+        }
+    }
+
+    fn of_disk(broken: &Broken) -> Self {
+        Self {
+            object: Some(name::journal_object(broken.journal, broken.number)),
+            disk: Some(broken.disk),
+            what: broken.to_string(),
+        }
+    }
+}
