@@ -112,7 +112,7 @@ impl Splitter {
         };
         match self.source.zero(extent, how).await {
             Ok(()) => {
-
+                self.record(GuestChange::Zero(extent));
                 Ok(())
             }
             // Nothing was changed: the guest writes the zeroes itself.
