@@ -19,7 +19,12 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(origin.encode(), data);
     }
     if let Ok(header) = VaultHeader::decode(data) {
-        assert_eq!(header.vault, VaultHeader::decode(&header.encode()).expect("just written").vault);
+        assert_eq!(
+            header.vault,
+            VaultHeader::decode(&header.encode())
+                .expect("just written")
+                .vault
+        );
     }
     if let Ok(object) = DataIndex::decode_whole(&Bytes::copy_from_slice(data)) {
         assert!(object.index.encode().len() < data.len());

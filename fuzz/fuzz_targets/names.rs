@@ -9,7 +9,9 @@ fuzz_target!(|text: &str| {
     if let Some(kind) = name::parse(text) {
         let written = match kind {
             name::ObjectKind::VaultHeader => name::VAULT_HEADER.to_owned(),
-            name::ObjectKind::JournalObject(journal, number) => name::journal_object(journal, number),
+            name::ObjectKind::JournalObject(journal, number) => {
+                name::journal_object(journal, number)
+            }
             name::ObjectKind::JournalEnd(journal) => name::journal_end(journal),
             name::ObjectKind::Origin(machine) => name::origin(machine),
         };

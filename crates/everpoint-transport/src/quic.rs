@@ -14,6 +14,7 @@ mod config;
 mod connector;
 mod driver;
 mod listener;
+mod reset;
 mod socket;
 mod window;
 

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::config::{BindError, ServerTransportConfig, TransportTuning, take_standing};
 use super::driver::{Flow, QuicDriver, QuicShared, closed_by, window_cost};
-use super::socket;
+use super::{reset, socket};
 use crate::budget::{ByteBudget, Taken};
 use crate::close::{CloseReason, Closed};
 use crate::identity::{CertificateFacts, Identity};
@@ -97,7 +97,8 @@ impl Listener {
             return Err(BindError::WrongSide { identity });
         }
         let tuning = config.tuning;
-        let endpoint_config = tuning.endpoint()?;
+        let mut endpoint_config = tuning.endpoint()?;
+        reset::survive_restarts(&mut endpoint_config, &config.credentials);
         let count = |count: u32| usize::try_from(count).expect("a u32 fits a usize");
         let handshakes_max = count(config.handshakes_max);
         let standing = tuning.endpoint_cost()

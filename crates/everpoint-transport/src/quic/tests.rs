@@ -2,6 +2,7 @@
 
 mod authentication;
 mod limits;
+mod restart;
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
