@@ -273,7 +273,10 @@ async fn fio_verifies_what_it_wrote() {
         "--do_verify=1",
         "--randseed=7",
     ];
-    let out = run(tool("fio", "fio"), &arguments).await;
+    let mut fio = tool("fio", "fio");
+    // It leaves its verify state where it runs.
+    fio.current_dir(served.directory.path());
+    let out = run(fio, &arguments).await;
     assert!(out.contains("err= 0"), "{out}");
 }
 

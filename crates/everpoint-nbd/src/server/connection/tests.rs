@@ -489,9 +489,7 @@ async fn a_client_that_does_not_read_its_replies_is_given_up() {
         ..limits()
     };
     let mut rig = Rig::with(limits, 1_024, 1 << 20, true);
-    rig.write(0, 1, PAGE).await;
-    rig.simple().await;
-    rig.send(CMD_READ, 0, 0, PAGE).await;
+    rig.send(CMD_READ, CMD_FLAG_DF, 0, PAGE).await;
     assert!(matches!(rig.ended().await, Ended::Stalled));
     assert_eq!(rig.budget.available_permits(), 1 << 20);
 }
