@@ -44,6 +44,7 @@ pub const ALL: [Need; 16] = [
     need("nbdfuse", "libnbd-bin"),
     need("fusermount3", "fuse3"),
     need("fio", "fio"),
+    need("nbdkit", "nbdkit"),
     need("strace", "strace"),
 ];
 
