@@ -13,6 +13,7 @@ use everpoint_format::{Change, DiskPosition};
 use everpoint_journal::path::{Damage, PathEnd};
 use everpoint_journal::sealing::SealOrder;
 use everpoint_units::{DiskId, Extent, GenerationId, Lba, Level, Seq, ServerId, WallTime};
+use futures::StreamExt as _;
 
 use super::*;
 use crate::faulty::{self, CreateFault};
@@ -260,6 +261,30 @@ async fn machines_walked_together_see_what_each_sees_alone() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_pauses_keeps_nobody_else_from_reading() {
+    let config = VaultConfig {
+        blocking_threads_max: 1,
+        ..VaultConfig::default()
+    };
+    for (vault, _directory) in vaults("pauses", &config).await {
+        let mut writer = Writer::new(&vault, 1);
+        for _ in 0..40 {
+            writer.write(1, None).await;
+        }
+        let names = (1..=40).map(|number| (journal(1), ObjectNo(number)));
+        let mut objects = read_objects(&vault, ID, names);
+        while let Some(object) = objects.next().await {
+            let (_, number, _) = object.unwrap();
+            // The reads ahead of this one want the only thread as well.
+            let again = read_object(&vault, ID, journal(1), number);
+            let again = tokio::time::timeout(std::time::Duration::from_secs(10), again).await;
+            let found = again.expect("nobody holds the thread for ever").unwrap();
+            assert!(matches!(found, ObjectFound::Data(..)));
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_read_of_an_object_is_its_whole_index() {
     for (vault, _directory) in vaults("index", &VaultConfig::default()).await {
@@ -290,7 +315,7 @@ async fn what_is_read_of_an_object_is_its_whole_index() {
 }
 
 #[tokio::test]
-async fn every_flipped_byte_of_header_index_and_footer_is_damage_and_the_walk_goes_on() {
+async fn every_flip_truncation_and_mix_up_is_damage_and_the_walk_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let url = VaultUrl::file(directory.path().join("vault")).unwrap();
     let config = VaultConfig::default();
@@ -316,6 +341,11 @@ async fn every_flipped_byte_of_header_index_and_footer_is_damage_and_the_walk_go
         assert_eq!(seen, [(1, 1), (1, 3)], "byte {at}");
         assert_eq!(walked.damage, damage, "byte {at}");
     }
+    let third = journal_object(journal(1), ObjectNo(3));
+    std::fs::copy(url.directory().unwrap().join(third.as_str()), &path).unwrap();
+    let (walked, seen) = visited(&vault).await;
+    assert_eq!(seen, [(1, 1), (1, 3)], "an object under another's name");
+    assert_eq!(walked.damage, damage);
     for len in 0..sound.len() {
         std::fs::write(&path, &sound[..len]).unwrap();
         assert_eq!(visited(&vault).await.0.damage, damage, "{len} bytes");

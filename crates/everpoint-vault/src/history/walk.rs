@@ -10,6 +10,7 @@ use everpoint_journal::path::{Damage, Need, ObjectRead, PathEnd, PathWalk, Verdi
 use everpoint_units::{ByteLen, JournalId, MachineId, ObjectNo, VaultId};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
+use tokio::task::JoinHandle;
 
 use super::object::{Tail, read_tail};
 use super::{HistoryError, ObjectFound, list_journal, read_origin};
@@ -96,25 +97,52 @@ pub async fn walk_all(
     Ok(walked)
 }
 
-/// Header and index of each object, in the order asked for, read ahead within bounded memory.
+/// Header and index of each object, in the order asked for, read ahead within bounded memory. Every read is
+/// a task of its own: while nobody asks for the next object, no read waits half-way with one of the vault's
+/// threads reserved, on which whoever should ask may be waiting.
 pub fn read_objects<'a>(
     vault: &'a Vault,
     id: VaultId,
     objects: impl Iterator<Item = (JournalId, ObjectNo)> + Send + 'a,
 ) -> BoxStream<'a, Result<(JournalId, ObjectNo, ObjectFound), HistoryError>> {
-    let ahead = stream::iter(objects).map(move |(journal, number)| async move {
-        let tail = read_ahead(vault, journal, number).await?;
-        Ok::<_, HistoryError>((journal, number, tail))
+    let ahead = stream::iter(objects).map(move |(journal, number)| {
+        let vault = vault.clone();
+        let read = async move { read_ahead(&vault, journal, number).await };
+        let task = AbortOnDrop(tokio::spawn(read));
+        async move { (journal, number, task.join().await) }
     });
-    let in_turn = ahead.buffered(WALK_AHEAD_MAX).then(move |read| async move {
-        let (journal, number, tail) = read?;
-        let found = match tail {
-            Tail::Whole(found) => found,
-            Tail::Long(index) => index.read(vault).await?,
-        };
-        Ok((journal, number, found.expect_at(id, journal, number)))
-    });
+    let in_turn = ahead
+        .buffered(WALK_AHEAD_MAX)
+        .then(move |(journal, number, tail)| async move {
+            let found = match tail? {
+                Tail::Whole(found) => found,
+                Tail::Long(index) => index.read(vault).await?,
+            };
+            Ok((journal, number, found.expect_at(id, journal, number)))
+        });
     in_turn.boxed()
+}
+
+/// A task that nobody needs once its answer is not waited for.
+struct AbortOnDrop(JoinHandle<Result<Tail, HistoryError>>);
+
+impl AbortOnDrop {
+    async fn join(mut self) -> Result<Tail, HistoryError> {
+        match (&mut self.0).await {
+            Ok(read) => read,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down: whoever waits is dropped, too.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn read_ahead(
