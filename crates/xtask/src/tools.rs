@@ -28,7 +28,7 @@ pub const CXX_COMPILER: Need = need("c++", "g++");
 pub const MKE2FS: Need = need("mke2fs", "e2fsprogs");
 
 /// Everything that some part needs.
-pub const ALL: [Need; 16] = [
+pub const ALL: [Need; 17] = [
     C_COMPILER,
     CXX_COMPILER,
     MKE2FS,
