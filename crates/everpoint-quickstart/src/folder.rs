@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -12,6 +13,10 @@ use crate::error::QuickstartError;
 /// Longest path of a unix socket that a program may bind, its file's name included. Unit: bytes. Linux has
 /// 108 with the final NUL; a name beside it is taken while it is bound.
 const SOCKET_PATH_MAX: usize = 80;
+
+/// Threads that are being ended, because somebody interrupted, may still make a file: then it is removed again.
+const REMOVE_ATTEMPTS: usize = 20;
+const REMOVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A directory of a quickstart's own. Dropped, it is removed with everything in it, unless it is kept.
 #[derive(Debug)]
@@ -98,7 +103,7 @@ impl Folder {
     }
 
     fn remove(&self) -> io::Result<()> {
-        if !self.existed {
+        if !self.existed && self.root.exists() {
             return fs::remove_dir_all(&self.root);
         }
         for name in ENTRIES {
@@ -118,8 +123,12 @@ impl Drop for Folder {
         if self.kept {
             return;
         }
-        if let Err(error) = self.remove() {
-            tracing::warn!(dir = %self.root.display(), %error, "the directory could not be removed");
+        for _ in 0..REMOVE_ATTEMPTS {
+            let Err(error) = self.remove() else {
+                return;
+            };
+            tracing::warn!(dir = %self.root.display(), %error, "the directory is not removed yet");
+            std::thread::sleep(REMOVE_PAUSE);
         }
     }
 }

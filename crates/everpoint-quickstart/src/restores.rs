@@ -1,7 +1,7 @@
 //! What the vault gives back: every bookmark whole, and positions that nobody marked.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use everpoint_vault::history::read_header;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use rustix::fs::Advice;
+use tokio::task::JoinSet;
 
 use crate::error::QuickstartError;
 use crate::folder::Folder;
@@ -30,6 +31,8 @@ use crate::shadow::Digest;
 const POSITIONS: usize = 24;
 /// How often a position is drawn anew that lies inside a request, or on a bookmark.
 const DRAWS_MAX: usize = 1_000;
+/// Images that are removed at a time; while there are more, the next restore waits.
+const REMOVALS_MAX: usize = 8;
 /// Unit: bytes.
 const CHUNK_LEN: usize = 1 << 20;
 
@@ -47,6 +50,9 @@ struct Restores<'a> {
     folder: &'a Folder,
     setting: &'a Setting,
     count: usize,
+    /// Images that are being removed. On a filesystem that discards what it frees, that takes longer than
+    /// the restore, and nobody has to wait for it.
+    removals: JoinSet<io::Result<()>>,
 }
 
 /// A restored image, read.
@@ -74,6 +80,7 @@ pub(crate) async fn run(
         folder,
         setting,
         count: 0,
+        removals: JoinSet::new(),
     };
     restores.find_marks(marks).await?;
     let mut points = Vec::with_capacity(marks.len());
@@ -88,6 +95,7 @@ pub(crate) async fn run(
         .check_positions(marks, &finished.history, seed, tell)
         .await?;
     let newest = restores.restore(At::Latest).await?;
+    restores.finish_removals(0).await?;
     let mut source = Seen::with_capacity(finished.shadow.image().len());
     source.read(finished.shadow.image());
     Ok(Restored {
@@ -221,13 +229,32 @@ impl Restores<'_> {
         })?;
         let restore_ms = millis(begun.elapsed());
         let size = self.setting.size;
-        let read = tokio::task::spawn_blocking(move || read_image(&output, size, restored.seq));
+        let image = output.clone();
+        let read = tokio::task::spawn_blocking(move || read_image(&image, size, restored.seq));
         let (digest, seen) = read.await.expect("reading a file does not panic")?;
+        self.finish_removals(REMOVALS_MAX - 1).await?;
+        self.removals
+            .spawn_blocking(move || fs::remove_file(output));
         Ok(Image {
             digest,
             seen,
             restore_ms,
         })
+    }
+
+    /// Waits until no more than `left_max` images are being removed.
+    async fn finish_removals(&mut self, left_max: usize) -> Result<(), QuickstartError> {
+        while left_max < self.removals.len() {
+            let removed = self.removals.join_next().await;
+            let removed = removed
+                .expect("there is one")
+                .expect("removing does not panic");
+            removed.map_err(|source| QuickstartError::Image {
+                path: self.folder.path("restored"),
+                source,
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -241,7 +268,7 @@ fn bounds(marks: &[Mark], seq: Seq) -> Bounds {
     }
 }
 
-/// Reads an image, and removes it: there are many, and they are as long as the disk.
+/// Reads an image.
 fn read_image(path: &Path, expected: ByteLen, seq: Seq) -> Result<(Digest, Seen), QuickstartError> {
     let failed = |source| QuickstartError::Image {
         path: PathBuf::from(path),
@@ -271,7 +298,6 @@ fn read_image(path: &Path, expected: ByteLen, seq: Seq) -> Result<(Digest, Seen)
         seen.read(&chunk[..len]);
         left -= len as u64;
     }
-    fs::remove_file(path).map_err(failed)?;
     Ok((Digest(*hasher.finalize().as_bytes()), seen))
 }
 
@@ -299,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_read_whole_and_removed() {
+    fn an_image_is_read_whole() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("image");
         let bytes: Vec<u8> = (0..3 * CHUNK_LEN / 2).map(|at| u8::from(at == 5)).collect();
@@ -312,6 +338,5 @@ mod tests {
         let mut expected = Seen::with_capacity(0);
         expected.read(&bytes);
         assert_eq!(seen, expected);
-        assert!(!path.exists());
     }
 }

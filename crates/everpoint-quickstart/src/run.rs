@@ -110,6 +110,8 @@ pub struct Outcome {
     pub report: Report,
     /// What was left in place.
     pub kept: Option<Kept>,
+    /// Removed when this is dropped, which may take a while: the verdict need not wait for it.
+    _folder: Folder,
 }
 
 /// What was left in place, so that it can be looked at.
@@ -142,7 +144,7 @@ struct Written {
 /// Who is told what happens.
 pub(crate) type Tell<'a> = &'a (dyn Fn(Event) + Send + Sync);
 
-/// Runs the whole. Dropping the future ends everything and removes the directory.
+/// Runs the whole. Dropping the future, or what it returns, ends everything and removes the directory.
 ///
 /// # Errors
 ///
@@ -192,7 +194,11 @@ pub async fn run(config: &QuickstartConfig, tell: Tell<'_>) -> Result<Outcome, Q
         machine: setting.machine,
         disk: setting.disk,
     });
-    Ok(Outcome { report, kept })
+    Ok(Outcome {
+        report,
+        kept,
+        _folder: folder,
+    })
 }
 
 fn check(config: &QuickstartConfig) -> Result<(), QuickstartError> {

@@ -34,11 +34,15 @@ use failure::{Code, Failure};
 #[command(name = "everpoint", version, max_term_width = 100)]
 struct Cli {
     /// Print one JSON object instead of text.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     json: bool,
-    /// Which logs go to stderr, as in `debug` or `info,quinn=warn`. Default: info for what runs, warn for
-    /// what is asked.
-    #[arg(long, global = true, value_name = "FILTER")]
+    /// Which logs go to stderr, as in `debug` or `info,quinn=warn`
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILTER"
+    )]
     log: Option<String>,
     #[command(subcommand)]
     command: Command,
