@@ -1,0 +1,312 @@
+//! Kills: server, agent or both die at any instant, and a judge of its own holds them to what they promised.
+//!
+//! The judge is a process that nobody kills: it writes to the disk as a guest does, and records each issue, each
+//! completion and each watermark with its own syncs. After each kill the vault is copied as it is and judged:
+//! nothing that was called committed is missing, and what is restored, from the copy alone, is a prefix of the
+//! write order. Then what was killed starts again, and nothing that was called cached may be missing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use everpoint_tests::history::Tick;
+use everpoint_tests::image::ImageDigest;
+use everpoint_tests::is_soak;
+use everpoint_tests::judge::{Judge, JudgeSpec};
+use everpoint_tests::prefix::{self, Bounds, Seen};
+use everpoint_tests::record::{Promises, Record};
+use everpoint_tests::site::{Agent, AgentSpec, Server, ServerSpec, Site};
+use everpoint_tests::staged::StagedWatch;
+use everpoint_tests::{vault_copy, vault_view, wait};
+use everpoint_wire::control::AgentDisk;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+/// Unit: bytes.
+const DISK_LEN: u64 = 64 << 20;
+/// Unit: bytes a second.
+const WRITE_RATE: u64 = 32 << 20;
+/// What the load is at least, while everything runs. Unit: bytes a second.
+const WRITE_RATE_MIN: u64 = 20 << 20;
+const COMMIT_INTERVAL: Duration = Duration::from_millis(300);
+const STEP_TIME_MAX: Duration = Duration::from_secs(60);
+/// Kills that hit an open PUT, of 50.
+const HITS_MIN: usize = 10;
+const BLOCK_LEN: u64 = 4096;
+
+/// Sites, and rounds on each. A new site now and then keeps histories short and begins with a new disk.
+fn rounds() -> (u64, u64) {
+    if is_soak() { (20, 25) } else { (5, 10) }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Victim {
+    Server,
+    Agent,
+    Both,
+}
+
+/// What all rounds together showed.
+#[derive(Debug, Default)]
+struct Totals {
+    kills: BTreeMap<&'static str, usize>,
+    aims: usize,
+    /// Kills after which a staged file was left: the PUT was open.
+    hits: usize,
+    restores: usize,
+    writes: usize,
+    /// Completed before kills, and how long that took.
+    bytes: u64,
+    time: Duration,
+    level_again_max: Duration,
+}
+
+struct World {
+    site: Site,
+    server: Server,
+    agent: Agent,
+    judge: Judge,
+    watch: StagedWatch,
+    source: PathBuf,
+    random: StdRng,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_killed_no_promise_is_broken() -> Result<()> {
+    let (sites, rounds) = rounds();
+    let mut totals = Totals::default();
+    for seed in 0..sites {
+        let mut world = World::begin(seed).await?;
+        for round in 0..rounds {
+            let number = seed * rounds + round;
+            let doing = || format!("round {number}");
+            world.round(number, &mut totals).await.with_context(doing)?;
+        }
+        world.end(&mut totals).await?;
+    }
+    let rate = totals.bytes as f64 / totals.time.as_secs_f64();
+    println!(
+        "{totals:?}; {:.1} MiB/s before kills",
+        rate / f64::from(1 << 20)
+    );
+    ensure!(
+        WRITE_RATE_MIN as f64 <= rate,
+        "the load was too slow: {rate:.0} bytes a second"
+    );
+    ensure!(HITS_MIN <= totals.hits, "too few kills hit an open PUT");
+    Ok(())
+}
+
+impl World {
+    async fn begin(seed: u64) -> Result<Self> {
+        let site = Site::new("kills").await?;
+        let spec = ServerSpec {
+            commit_interval_ms: u64::try_from(COMMIT_INTERVAL.as_millis())?,
+            log_file_len: 8 << 20,
+            ..ServerSpec::new("server", site.vault())
+        };
+        let mut server = site.server(spec).await?;
+        server.node.start().await?;
+        let source = site.empty_image("source.raw", DISK_LEN)?;
+        let mut agent = site
+            .agent(AgentSpec::new(source.clone()), &[&server])
+            .await?;
+        agent.node.start().await?;
+        let judge = JudgeSpec {
+            disk: agent.address.clone(),
+            agent: agent.node.control.clone(),
+            server: server.node.control.clone(),
+            record: site.path("record"),
+            seed,
+            rate_max: WRITE_RATE,
+        };
+        let mut judge = Judge::start(&judge, &site.log("judge"))?;
+        wait::until("a promise", STEP_TIME_MAX, async || {
+            let mark = judge.mark().await?;
+            let promises = judge.record(mark)?.promises(mark);
+            Ok((Tick::default() < promises.committed).then_some(()))
+        })
+        .await?;
+        Ok(Self {
+            watch: StagedWatch::begin(&site.vault())?,
+            site,
+            server,
+            agent,
+            judge,
+            source,
+            random: StdRng::seed_from_u64(seed),
+        })
+    }
+
+    async fn round(&mut self, number: u64, totals: &mut Totals) -> Result<()> {
+        let victim = match number % 3 {
+            0 => Victim::Server,
+            1 => Victim::Agent,
+            _ => Victim::Both,
+        };
+        let before = self.agent.until_state("protected", STEP_TIME_MAX).await?;
+        let (began, from) = (Instant::now(), self.judge.mark().await?);
+        // One kill of the server in three comes at any instant; the others are aimed.
+        let aimed = victim != Victim::Agent && number % 9 < 6;
+        self.kill(victim, aimed, totals).await?;
+        let (took, killed) = (began.elapsed(), self.judge.mark().await?);
+        let copy = self.site.path("vault-copy");
+        vault_copy::copy(&self.site.vault(), &copy)?;
+        let copied = self.judge.mark().await?;
+
+        let restarted = Instant::now();
+        if victim != Victim::Agent {
+            self.server.node.start().await?;
+        }
+        if victim != Victim::Server {
+            self.agent.node.start().await?;
+        }
+        let record = self.judge.record(copied)?;
+        let promises = record.promises(killed);
+        let bytes = completed_bytes(&record, from, killed);
+        totals.bytes += bytes;
+        totals.time += took;
+        self.judge_committed(&copy, &record, &promises, copied, totals)
+            .await?;
+        std::fs::remove_dir_all(&copy)?;
+        self.judge_cached(&promises).await?;
+        let after = self.agent.until_state("protected", STEP_TIME_MAX).await?;
+        let level_again = restarted.elapsed();
+        totals.level_again_max = totals.level_again_max.max(level_again);
+        judge_order(victim, &before, &after)?;
+        println!(
+            "round {number}: {victim:?} after {took:.1?}, {} MiB completed, level again in {level_again:.1?}",
+            bytes >> 20
+        );
+        Ok(())
+    }
+
+    /// Kills, at an instant uniform over two commit intervals or at the sight of an open PUT.
+    async fn kill(&mut self, victim: Victim, aimed: bool, totals: &mut Totals) -> Result<()> {
+        let delay = self
+            .random
+            .random_range(Duration::ZERO..2 * COMMIT_INTERVAL);
+        tokio::time::sleep(delay).await;
+        if aimed {
+            totals.aims += 1;
+            tokio::task::block_in_place(|| self.watch.next(STEP_TIME_MAX))?;
+        }
+        if victim != Victim::Agent {
+            self.server.node.kill()?;
+        }
+        if victim != Victim::Server {
+            self.agent.node.kill()?;
+        }
+        let name = match victim {
+            Victim::Server => "server",
+            Victim::Agent => "agent",
+            Victim::Both => "both",
+        };
+        *totals.kills.entry(name).or_default() += 1;
+        // Its writer is dead and it is still there: the object was being created.
+        if victim != Victim::Agent && !self.watch.present()?.is_empty() {
+            totals.hits += 1;
+        }
+        Ok(())
+    }
+
+    /// From the copy alone: nothing that was committed is missing, and every point is a prefix.
+    async fn judge_committed(
+        &mut self,
+        copy: &Path,
+        record: &Record,
+        promises: &Promises,
+        copied: Tick,
+        totals: &mut Totals,
+    ) -> Result<()> {
+        let last = vault_view::last_blocks(copy, self.agent.machine).await?;
+        for (generation, blocks) in &promises.blocks {
+            let last = last.get(generation).copied().unwrap_or(0);
+            ensure!(
+                blocks.committed <= last,
+                "block {} of {generation} was committed; the vault ends at {last}",
+                blocks.committed
+            );
+        }
+        let some = self.random.random_range(0..promises.points.len());
+        let (seq, after) = promises.points[some];
+        let points = [
+            ("latest".to_owned(), promises.committed),
+            (format!("seq:{seq}"), after),
+        ];
+        for (at, after) in points {
+            let restored = self
+                .site
+                .restore(copy, self.agent.disk, &at, "restored.raw")
+                .await?;
+            let seen = Seen::read(&restored.path)?;
+            let before = copied;
+            let bounds = Bounds { after, before };
+            let prefix = prefix::find(&record.history, &seen, bounds);
+            let prefix = prefix.with_context(|| format!("restored at {at}"))?;
+            let promised = record.history.completed_before(after);
+            ensure!(
+                promised <= prefix.write_count,
+                "{prefix:?} and {promised} were promised"
+            );
+            std::fs::remove_file(&restored.path)?;
+            totals.restores += 1;
+        }
+        Ok(())
+    }
+
+    /// Everything that was cached reaches the vault: agents do not keep it, so the server's log did.
+    async fn judge_cached(&self, promises: &Promises) -> Result<()> {
+        let vault = self.site.vault();
+        for (generation, blocks) in &promises.blocks {
+            let what = format!("block {} of {generation}, which was cached", blocks.cached);
+            wait::until(&what, STEP_TIME_MAX, async || {
+                let last = vault_view::last_blocks(&vault, self.agent.machine).await?;
+                let last = last.get(generation).copied().unwrap_or(0);
+                Ok((blocks.cached <= last).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn end(mut self, totals: &mut Totals) -> Result<()> {
+        let last = self.judge.mark().await?;
+        totals.writes += self.judge.record(last)?.history.completed_before(last);
+        self.judge.finish().await?;
+        self.agent
+            .until_settled(&self.server, STEP_TIME_MAX)
+            .await?;
+        let vault = self.site.vault();
+        let newest = self
+            .site
+            .restore(&vault, self.agent.disk, "latest", "newest.raw")
+            .await?;
+        let source = ImageDigest::of(&self.source)?;
+        source.expect_same(&ImageDigest::of(&newest.path)?, "the newest point")?;
+        ensure!(self.agent.node.stop().await?.success());
+        ensure!(self.server.node.stop().await?.success());
+        self.site.passed();
+        Ok(())
+    }
+}
+
+/// A server that dies costs no write order: the agent goes on where the cache log ends. An agent that dies
+/// costs a full compare.
+fn judge_order(victim: Victim, before: &AgentDisk, after: &AgentDisk) -> Result<()> {
+    let same = before.generation == after.generation;
+    match victim {
+        Victim::Server => ensure!(same, "write order was given up: {}", after.resync_reason),
+        Victim::Agent | Victim::Both => ensure!(!same, "a new agent goes on in an old generation"),
+    }
+    Ok(())
+}
+
+fn completed_bytes(record: &Record, from: Tick, to: Tick) -> u64 {
+    let blocks = record.history.writes().filter_map(|(_, write)| {
+        let completed = write.completed?;
+        (from <= completed && completed < to).then_some(u64::from(write.count))
+    });
+    blocks.sum::<u64>() * BLOCK_LEN
+}
