@@ -87,7 +87,7 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     let failed = |error: io::Error| Failure::of(Code::Usage, &error).while_doing(&shown);
     // Looked at before it is opened: opening a pipe would wait for its writer.
     let found = fs::metadata(path).map_err(failed)?;
-    if false {
+    if !found.is_file() {
         let what = if found.is_dir() {
             "a directory"
         } else {
