@@ -72,11 +72,13 @@ pub(crate) async fn run(machine: Arc<Machine>, routes: Arc<PackRoutes>) {
 async fn next_batch(machine: &Machine) -> (DiskSlot, Batch) {
     loop {
         let stamp = machine.clock.stamp();
-        let (taken, deadline, wanted) = {
+        let (taken, deadline, wanted, dropped) = {
             let mut order = machine.order();
             let taken = order.take_batch(stamp);
-            (taken, order.deadline(), order.wanted_reservation())
+            let (deadline, wanted) = (order.deadline(), order.wanted_reservation());
+            (taken, deadline, wanted, order.take_dropped())
         };
+        drop(dropped);
         if wanted.is_some() {
             machine.reserve.notify_one();
         }

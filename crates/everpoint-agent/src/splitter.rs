@@ -76,6 +76,8 @@ impl Splitter {
         self.meters.order_lost(reason);
         self.order_lost.notify_one();
         self.machine.room.notify_waiters();
+        // It gives back what was queued.
+        self.machine.packer.notify_one();
     }
 
     fn record(&self, change: GuestChange) {

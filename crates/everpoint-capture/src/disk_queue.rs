@@ -50,6 +50,11 @@ pub(crate) struct DiskQueue {
     behind_since: Option<Moment>,
 }
 
+/// What a disk had in the queue when it lost order. Thousands of buffers are given back when it is
+/// dropped, which takes a while: not to be done under the machine's mutex.
+#[derive(Debug, Default)]
+pub struct Dropped(Vec<Filling>);
+
 /// A block while changes still come.
 #[derive(Debug)]
 struct Filling {
@@ -133,14 +138,20 @@ impl DiskQueue {
         }
     }
 
-    /// Drops what was not taken yet and keeps no order from here on. Returns the charge that this
-    /// sets free; `None` if there was no order.
-    pub(crate) fn lose(&mut self, reason: LossReason, now: Moment) -> Option<u64> {
+    /// Keeps no order from here on and puts what was not taken yet into `dropped`. Returns the
+    /// charge that this sets free; `None` if there was no order.
+    pub(crate) fn lose(
+        &mut self,
+        reason: LossReason,
+        now: Moment,
+        dropped: &mut Dropped,
+    ) -> Option<u64> {
         self.generation()?;
         let freed = self.queued();
         self.state = QueueState::Lost { reason, since: now };
-        self.open = None;
-        self.closed.clear();
+        dropped
+            .0
+            .extend(self.closed.drain(..).chain(self.open.take()));
         Some(freed)
     }
 

@@ -18,6 +18,7 @@ mod reservation;
 mod write_order;
 
 pub use batch::{Batch, PackedBatch, is_zero};
+pub use disk_queue::Dropped;
 pub use range_lock::{LockMode, LockTicket, RangeLock};
 pub use reservation::{RESERVE_STEP, Reservation};
 pub use write_order::{

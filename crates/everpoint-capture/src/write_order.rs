@@ -25,7 +25,7 @@ use everpoint_format::record::{Consistency, Record};
 use everpoint_units::{Extent, GenerationId, Lba, Moment, SECTOR_LEN, Seq, WallTime};
 
 use crate::batch::Batch;
-use crate::disk_queue::{DiskQueue, RECORD_CHARGE};
+use crate::disk_queue::{DiskQueue, Dropped, RECORD_CHARGE};
 use crate::reservation::Reservation;
 
 /// See the module.
@@ -36,6 +36,7 @@ pub struct WriteOrder {
     /// Charge of everything queued, being packed or frozen. Unit: bytes.
     used: u64,
     disks: Vec<Option<DiskQueue>>,
+    dropped: Dropped,
     /// Where the next look for a due batch begins, so that no disk is always last.
     turn: usize,
 }
@@ -176,12 +177,13 @@ pub struct QueueFigures {
 
 impl WriteOrder {
     /// An order that goes on as `seqs` says.
-    pub const fn new(limits: OrderLimits, seqs: Reservation) -> Self {
+    pub fn new(limits: OrderLimits, seqs: Reservation) -> Self {
         Self {
             limits,
             seqs,
             used: 0,
             disks: Vec::new(),
+            dropped: Dropped::default(),
             turn: 0,
         }
     }
@@ -346,9 +348,15 @@ impl WriteOrder {
     /// Ends a disk's order from outside; true if it had one.
     pub fn lose_order(&mut self, slot: DiskSlot, reason: LossReason, now: Moment) -> bool {
         let queue = self.disks[slot.0].as_mut();
-        let freed = queue.and_then(|queue| queue.lose(reason, now));
+        let freed = queue.and_then(|queue| queue.lose(reason, now, &mut self.dropped));
         self.used -= freed.unwrap_or(0);
         freed.is_some()
+    }
+
+    /// What lost orders left behind, to be dropped where nobody waits for it.
+    #[must_use = "it is to be dropped after the mutex is released"]
+    pub fn take_dropped(&mut self) -> Dropped {
+        std::mem::take(&mut self.dropped)
     }
 
     /// The next batch that is due, and whose it is. To be called until there is none.

@@ -306,6 +306,25 @@ fn a_push_beyond_the_budget_loses_order_drops_the_queue_and_holds_nobody() {
 }
 
 #[test]
+fn what_was_queued_is_kept_until_somebody_has_time_to_drop_it() {
+    let (mut order, slot) = begun();
+    let payload = Bytes::from(vec![7; 4_096]);
+    let GuestChange::Data { extent, .. } = data(0, 4_096) else {
+        unreachable!("data is data");
+    };
+    let change = GuestChange::Data {
+        extent,
+        payload: payload.clone(),
+    };
+    queued(order.push(slot, at(1), change));
+    order.lose_order(slot, LossReason::LocalError, at(2).now);
+    assert_eq!(order.used(), 0);
+    assert!(!payload.is_unique());
+    drop(order.take_dropped());
+    assert!(payload.is_unique());
+}
+
+#[test]
 fn one_disk_that_loses_order_leaves_the_others_theirs() {
     let (mut order, first) = begun();
     let second = order.attach();
