@@ -8,7 +8,9 @@
 //! *off*: an NBD server over the file, a write is a `pwrite`. *on*: an agent over the same file, whose
 //! process server (in this process, on its own threads, over QUIC) acknowledges and keeps nothing.
 //! Payload is this machine's own `/usr`, so that it compresses as disk data does. Printed: writes a
-//! second, medians of the rounds, and their ratio; whether order was kept throughout.
+//! second, medians of the rounds, and their ratio; whether order was kept throughout; and the
+//! processor time of the threads that serve the guest, a write, which other work on the machine does
+//! not blur.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -39,6 +41,8 @@ use fake_server::Manner;
 use workshop::{MIB, Random, Workshop, disk};
 
 const DISK_LEN: u64 = 1 << 30;
+/// Name of the threads that serve without protection.
+const PLAIN_THREADS: &str = "plain-serve";
 
 /// The same file without protection.
 struct Plain(File);
@@ -71,9 +75,102 @@ impl Export for Plain {
     }
 }
 
-fn threads(count: usize) -> Runtime {
-    let built = Builder::new_multi_thread()
+/// What a run came to.
+struct Measured {
+    /// Writes a second.
+    rate: f64,
+    /// Processor time of the threads that serve the guest, a write. Unit: microseconds.
+    serve_us: f64,
+    /// Processor time of the whole process, a write. Unit: microseconds.
+    all_us: f64,
+}
+
+/// The runs of one kind.
+#[derive(Default)]
+struct Runs(Vec<Measured>);
+
+impl Runs {
+    fn median(&self, of: impl Fn(&Measured) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.0.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    }
+}
+
+fn main() {
+    let (seconds, rounds) = (Duration::from_secs(argument(1, 4)), argument(2, 3));
+    let nice = i32::try_from(argument(3, 5)).expect("0 to 19");
+    let (serving, server) = (threads(2, PLAIN_THREADS), threads(2, "process-server"));
+    let guest = threads(1, "load");
+    let payload = payload();
+    for depth in [1, 16] {
+        let (mut off, mut on, mut kept) = (Runs::default(), Runs::default(), true);
+        for _ in 0..rounds {
+            off.0
+                .push(unprotected(&serving, &guest, &payload, depth, seconds));
+            let (measured, ordered) = protected(&server, &guest, &payload, depth, seconds, nice);
+            on.0.push(measured);
+            kept &= ordered;
+        }
+        for (name, runs) in [("off", &off), ("on", &on)] {
+            println!(
+                "QD{depth} {name}: {:.0} writes/s; serving a write {:.1} us, the process {:.1} us",
+                runs.median(|run| run.rate),
+                runs.median(|run| run.serve_us),
+                runs.median(|run| run.all_us),
+            );
+        }
+        let ratio = on.median(|run| run.rate) / off.median(|run| run.rate);
+        println!("QD{depth}: ratio {ratio:.3}, order kept: {kept}");
+    }
+}
+
+fn measure(threads: &str, run: impl FnOnce() -> (u32, f64)) -> Measured {
+    let (serve, all) = cpu_seconds(threads);
+    let (count, seconds) = run();
+    let (serve_now, all_now) = cpu_seconds(threads);
+    let each = 1e6 / f64::from(count);
+    Measured {
+        rate: f64::from(count) / seconds,
+        serve_us: (serve_now - serve) * each,
+        all_us: (all_now - all) * each,
+    }
+}
+
+/// Processor time so far, of this process's threads of a name and of all, from procfs. A tick is
+/// 10 ms.
+fn cpu_seconds(name: &str) -> (f64, f64) {
+    // The kernel keeps 15 bytes of a name.
+    let name = &name[..name.len().min(15)];
+    let (mut named, mut all) = (0, 0);
+    for task in std::fs::read_dir("/proc/self/task")
+        .expect("procfs")
+        .flatten()
+    {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let Some((head, tail)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        // Fields 14 and 15 of the line; these begin with field 3.
+        let field = |index: usize| {
+            tail.split(' ')
+                .nth(index)
+                .and_then(|text| text.parse().ok())
+        };
+        let ticks: u64 = field(11).unwrap_or(0) + field(12).unwrap_or(0);
+        all += ticks;
+        if head.split_once('(').is_some_and(|(_, found)| found == name) {
+            named += ticks;
+        }
+    }
+    (named as f64 / 100.0, all as f64 / 100.0)
+}
+
+fn threads(count: usize, name: &str) -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    let built = builder
         .worker_threads(count)
+        .thread_name(name)
         .enable_all()
         .build();
     built.expect("threads")
@@ -84,58 +181,35 @@ fn argument(index: usize, default: u64) -> u64 {
     text.map_or(default, |text| text.parse().expect("a number"))
 }
 
-fn main() {
-    let (seconds, rounds) = (Duration::from_secs(argument(1, 4)), argument(2, 3));
-    let nice = i32::try_from(argument(3, 5)).expect("0 to 19");
-    let (serving, guest) = (threads(2), threads(1));
-    let payload = payload();
-    for depth in [1, 16] {
-        let (mut off, mut on, mut kept) = (Vec::new(), Vec::new(), true);
-        for round in 0..rounds {
-            off.push(unprotected(&serving, &guest, &payload, depth, seconds));
-            let (rate, ordered) = protected(&serving, &guest, &payload, depth, seconds, nice);
-            on.push(rate);
-            kept &= ordered;
-            eprintln!(
-                "depth {depth} round {round}: off {:.0} on {:.0}",
-                off[off.len() - 1],
-                rate
-            );
-        }
-        let (off, on) = (median(off), median(on));
-        let ratio = on / off;
-        println!("QD{depth}: off {off:.0}/s, on {on:.0}/s, ratio {ratio:.3}, order kept: {kept}");
-    }
-}
-
 fn unprotected(
     serving: &Runtime,
     guest: &Runtime,
     payload: &Bytes,
     depth: usize,
     time: Duration,
-) -> f64 {
+) -> Measured {
     let dir = tempfile::tempdir().expect("a directory");
     let file = prepared(&dir.path().join("disk"));
     let server = Server::new(ServerConfig::default()).expect("defaults");
     server.attach("disk1", Arc::new(Plain(file))).expect("free");
-    serving
-        .block_on(async { server.listen_unix(&dir.path().join("nbd")) })
-        .expect("free");
-    let rate = guest.block_on(load(&dir.path().join("nbd"), payload, depth, time));
+    let socket = dir.path().join("nbd");
+    let listening = serving.block_on(async { server.listen_unix(&socket) });
+    listening.expect("free");
+    let run = || guest.block_on(load(&socket, payload, depth, time));
+    let measured = measure(PLAIN_THREADS, run);
     serving.block_on(server.shutdown());
-    rate
+    measured
 }
 
 fn protected(
-    serving: &Runtime,
+    server: &Runtime,
     guest: &Runtime,
     payload: &Bytes,
     depth: usize,
     time: Duration,
     nice: i32,
-) -> (f64, bool) {
-    let shop = serving.block_on(async {
+) -> (Measured, bool) {
+    let shop = server.block_on(async {
         Workshop::new(Manner {
             keeps_nothing: true,
             ..Manner::default()
@@ -146,21 +220,22 @@ fn protected(
     let mut config = shop.config(vec![disk(1, &path)]);
     (config.queue_bytes_max, config.memory_bytes_max) = (256 * MIB, 512 * MIB);
     config.background_nice = nice;
-    let agent = serving
+    let agent = server
         .block_on(Agent::start(config))
         .expect("a good configuration");
-    serving.block_on(agent.wait_protected());
-    let rate = guest.block_on(load(&shop.path("nbd"), payload, depth, time));
+    server.block_on(agent.wait_protected());
+    let socket = shop.path("nbd");
+    let run = || guest.block_on(load(&socket, payload, depth, time));
+    let measured = measure("everpoint-guest", run);
     let status = agent.status();
     let ordered = status.disks[0].resync_count == 1 && status.disks[0].state == "protected";
     eprintln!(
-        "  queue {} MiB, seq {}, {}",
-        status.queue_bytes >> 20,
-        status.seq,
-        status.disks[0].state
+        "{:.0} writes/s, {} MiB left in the queue",
+        measured.rate,
+        status.queue_bytes >> 20
     );
-    serving.block_on(agent.kill());
-    (rate, ordered)
+    server.block_on(agent.kill());
+    (measured, ordered)
 }
 
 /// A file that is allocated and written, in the page cache.
@@ -196,8 +271,8 @@ fn payload() -> Bytes {
     bytes.into()
 }
 
-/// Writes as fast as answers come, `depth` at a time. Returns writes a second.
-async fn load(socket: &Path, payload: &Bytes, depth: usize, time: Duration) -> f64 {
+/// Writes as fast as answers come, `depth` at a time. Returns how many, and in how many seconds.
+async fn load(socket: &Path, payload: &Bytes, depth: usize, time: Duration) -> (u32, f64) {
     let address = NbdAddress::unix(socket, "disk1");
     let client = NbdClient::connect(&address, &ClientConfig::default())
         .await
@@ -217,14 +292,9 @@ async fn load(socket: &Path, payload: &Bytes, depth: usize, time: Duration) -> f
         running.push(next());
         count += 1;
     }
-    let rate = f64::from(count) / began.elapsed().as_secs_f64();
+    let seconds = began.elapsed().as_secs_f64();
     while let Some(written) = running.next().await {
         written.expect("written");
     }
-    rate
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    (count, seconds)
 }

@@ -18,12 +18,12 @@ use everpoint_format::{Change, DiskPosition};
 use everpoint_replication::source::{
     Action, Fault, FrozenFacts, ResyncReason, Source, WantedGeneration,
 };
-use everpoint_transport::{CloseReason, Link, SendError, SendHalf};
+use everpoint_transport::{CloseReason, Closed, Link, SendError, SendHalf};
 use everpoint_units::{GenerationId, Level};
 use everpoint_wire::{DiskState, FrameKind, RefuseReason, ToAgent, ToServer};
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::compare_book::{CompareBook, CompareRequest};
 use crate::disk::{Disk, DiskReport};
 use crate::disk_stream::{self, DiskStream, OpenError, Sending};
+use crate::loss_backoff::LossBackoff;
 use crate::meters::BlockMeters;
 use crate::packer_task::Packing;
 use crate::resync_task::Resync;
@@ -66,6 +67,9 @@ pub(crate) struct DiskTask {
     stream: Option<DiskStream>,
     sending: Option<Sending>,
     retry_at: Option<Instant>,
+    /// When the next generation may begin.
+    losses: LossBackoff,
+    begin_at: Option<Instant>,
     /// The last frame was a block, or there was none to send: a question is next.
     sent_block: bool,
     compares: CompareBook,
@@ -117,6 +121,8 @@ impl DiskTask {
             stream: None,
             sending: None,
             retry_at: None,
+            losses: LossBackoff::default(),
+            begin_at: None,
             sent_block: true,
             compares: CompareBook::default(),
             questions: None,
@@ -156,7 +162,7 @@ impl DiskTask {
 
     async fn next_event(&mut self) -> Event {
         let unordered = self.source.wants_generation();
-        let retry_at = self.retry_at;
+        let (retry_at, begin_at) = (self.retry_at, self.begin_at);
         let machine = &self.disk.machine;
         tokio::select! {
             batch = self.batches.recv() => batch.map_or(Event::Gone, Event::Batch),
@@ -176,12 +182,23 @@ impl DiskTask {
                 self.retry_at = None;
                 Event::Look
             }
+            () = sleep_until(begin_at.unwrap_or_else(Instant::now)), if begin_at.is_some() => {
+                self.begin_at = None;
+                Event::Look
+            }
         }
     }
 
     /// A session began or ended.
     fn handle_session(&mut self) {
         self.lose_stream();
+        let closed = self.session.take().map(|session| session.link);
+        let closed = closed.and_then(|link| link.closed().now_or_never());
+        let order = Some(CloseReason::Order);
+        if matches!(closed, Some(Closed::ByPeer { reason, .. }) if reason == order) {
+            tracing::error!(disk = %self.disk.id, "the server does not take this agent's order");
+            self.source.handle_accused(self.disk.machine.clock.now());
+        }
         self.session = self.sessions.borrow_and_update().clone();
         self.retry_at = None;
     }
@@ -282,6 +299,8 @@ impl DiskTask {
         let machine = &self.disk.machine;
         let figures = machine.order().figures(self.disk.slot);
         if let Some(QueueState::Lost { reason, since }) = figures.map(|figures| figures.state) {
+            let wait = self.losses.handle_lost(self.source.is_level());
+            self.begin_at = wait.map(|wait| Instant::now() + wait);
             self.source.handle_order_lost(resync_reason(reason), since);
             self.stop_resync();
         }
@@ -333,7 +352,7 @@ impl DiskTask {
         };
         let (machine, slot) = (Arc::clone(&self.disk.machine), self.disk.slot);
         let settled = self.packing.is_empty() && self.source.is_cached();
-        if self.drained.is_some() || !settled {
+        if self.drained.is_some() || !settled || self.begin_at.is_some() {
             return;
         }
         let generation = GenerationId(rand::random());
@@ -349,7 +368,7 @@ impl DiskTask {
                 .is_err()
             {
                 machine.reserve.notify_one();
-                self.retry_at.get_or_insert(Instant::now() + RETRY);
+                self.begin_at = Some(Instant::now() + RETRY);
                 return;
             }
         }

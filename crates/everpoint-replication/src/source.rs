@@ -252,6 +252,13 @@ impl Source {
         self.linked = false;
     }
 
+    /// The server closed the link because of what this source sends (close reason *order*): to send
+    /// it again would end the next link too. What is held is given up.
+    pub fn handle_accused(&mut self, now: Moment) {
+        self.linked = false;
+        self.rebase(self.floor, ResyncReason::Refused, now);
+    }
+
     /// The current generation has its next block.
     ///
     /// # Panics

@@ -102,7 +102,9 @@ async fn a_stop_in_good_order_is_resumed_without_a_compare() {
     );
     assert!(shop.server.image(disk_id(1)) == std::fs::read(&file).expect("there"));
 
+    assert!(shop.path("state/clean.toml").exists());
     let agent = shop.start(disks()).await;
+    assert!(!shop.path("state/clean.toml").exists(), "it counts once");
     load(&shop, 2, 30).await;
     check(&shop, &agent, &file).await;
     let status = agent.status();

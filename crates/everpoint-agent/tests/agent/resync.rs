@@ -10,6 +10,7 @@ use everpoint_nbd::{
     ZeroFlags,
 };
 use everpoint_units::{ByteLen, ByteOffset};
+use tokio::sync::{Notify, watch};
 
 use crate::fake_server::Manner;
 use crate::workshop::{MIB, PATIENCE, Random, Workshop, disk, disk_id, in_time, start};
@@ -52,10 +53,36 @@ async fn a_full_queue_costs_order_and_never_holds_the_guest() {
     agent.kill().await;
 }
 
-/// A disk behind NBD that fails when it is told to.
+/// A disk behind NBD that fails when it is told to, and can hold one read back.
 struct Failing {
     disk: MemoryExport,
     fails: AtomicBool,
+    /// The next read of a large part has its bytes, and waits before it returns them.
+    holds_read: AtomicBool,
+    held: Notify,
+    release: Notify,
+    /// Where the last write began.
+    written: watch::Sender<u64>,
+}
+
+impl Failing {
+    /// Served at `source` in the workshop.
+    fn serve(shop: &Workshop, len: u64) -> (Arc<Self>, everpoint_agent::DiskConfig) {
+        let failing = Arc::new(Self {
+            disk: MemoryExport::new(ByteLen(len)),
+            fails: AtomicBool::new(false),
+            holds_read: AtomicBool::new(false),
+            held: Notify::new(),
+            release: Notify::new(),
+            written: watch::Sender::new(u64::MAX),
+        });
+        let source = Server::new(ServerConfig::default()).expect("defaults");
+        source.attach("source", Arc::clone(&failing)).expect("free");
+        source.listen_unix(&shop.path("source")).expect("free");
+        let mut config = disk(1, &shop.path("unused"));
+        config.source = NbdAddress::unix(shop.path("source"), "source").to_string();
+        (failing, config)
+    }
 }
 
 impl Export for Failing {
@@ -64,7 +91,12 @@ impl Export for Failing {
     }
 
     async fn read(&self, at: ByteOffset, len: u32) -> Result<Bytes, Errno> {
-        self.disk.read(at, len).await
+        let bytes = self.disk.read(at, len).await;
+        if 64 << 10 < len && self.holds_read.swap(false, SeqCst) {
+            self.held.notify_one();
+            self.release.notified().await;
+        }
+        bytes
     }
 
     async fn write(&self, at: ByteOffset, data: Bytes, fua: bool) -> Result<(), Errno> {
@@ -74,7 +106,9 @@ impl Export for Failing {
             self.disk.write(at, half, fua).await?;
             return Err(Errno::Io);
         }
-        self.disk.write(at, data, fua).await
+        self.disk.write(at, data, fua).await?;
+        self.written.send_replace(at.0);
+        Ok(())
     }
 
     async fn flush(&self) -> Result<(), Errno> {
@@ -97,15 +131,7 @@ impl Export for Failing {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_the_local_disk_failed_is_an_error_and_a_resync() {
     let shop = Workshop::new(Manner::default());
-    let failing = Arc::new(Failing {
-        disk: MemoryExport::new(ByteLen(8 * MIB)),
-        fails: AtomicBool::new(false),
-    });
-    let source = Server::new(ServerConfig::default()).expect("defaults");
-    source.attach("source", Arc::clone(&failing)).expect("free");
-    source.listen_unix(&shop.path("source")).expect("free");
-    let mut config = disk(1, &shop.path("unused"));
-    config.source = NbdAddress::unix(shop.path("source"), "source").to_string();
+    let (failing, config) = Failing::serve(&shop, 8 * MIB);
     let agent = shop.start(vec![config]).await;
     in_time(agent.wait_protected()).await;
     let guest = shop.guest("disk1").await;
@@ -165,5 +191,62 @@ async fn a_sparse_disk_is_copied_without_its_holes() {
     let status = agent.status();
     assert_eq!(status.disks[0].resync_done_bytes, 512 * MIB);
     assert_eq!(status.disks[0].resync_reason, "initial-sync");
+    agent.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_waits_for_the_resync_that_reads_the_same_place() {
+    let shop = Workshop::new(Manner::default());
+    let (source, config) = Failing::serve(&shop, 4 * MIB);
+    let old = Random::new(1).bytes(4 * MIB);
+    let filled = source.disk.write(ByteOffset(0), old.into(), false).await;
+    filled.expect("in memory");
+    source.holds_read.store(true, SeqCst);
+    let agent = shop.start(vec![config]).await;
+    in_time(source.held.notified()).await;
+    // The initial sync has read the first part and not queued it yet.
+    let guest = Arc::new(shop.guest("disk1").await);
+    let mut written = source.written.subscribe();
+    let same_place = {
+        let guest = Arc::clone(&guest);
+        let data = Bytes::from(vec![0xaa; 4_096]);
+        tokio::spawn(async move { guest.client.write(ByteOffset(8_192), data, false).await })
+    };
+    // Requests of a connection begin in order, so the first had its chance when a later one, to
+    // another place, has reached the disk.
+    in_time(guest.client.flush()).await.expect("flushed");
+    guest.write(3 * MIB, vec![0xbb; 4_096]).await;
+    let elsewhere = in_time(written.wait_for(|at| *at == 3 * MIB)).await;
+    drop(elsewhere.expect("the source lives"));
+    source.release.notify_one();
+    in_time(same_place)
+        .await
+        .expect("no panic")
+        .expect("written");
+    in_time(agent.wait_protected()).await;
+    let point = agent
+        .create_point("after", PATIENCE)
+        .await
+        .expect("protected");
+    assert!(shop.server.image_at(disk_id(1), point.seq) == source.disk.contents());
+    agent.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_order_is_not_taken_begins_a_generation() {
+    let shop = Workshop::new(Manner::default());
+    let file = shop.file("a", MIB);
+    let agent = shop.start(vec![disk(1, &file)]).await;
+    in_time(agent.wait_protected()).await;
+    let guest = shop.guest("disk1").await;
+    guest.write(0, Random::new(1).bytes(64 << 10)).await;
+    shop.server.accuse();
+    in_time(agent.wait_for(|word| word != DiskStateWord::Protected)).await;
+    guest.write(512, Random::new(2).bytes(64 << 10)).await;
+    in_time(agent.wait_protected()).await;
+    let point = agent.create_point("after", PATIENCE).await;
+    let point = point.expect("protected");
+    assert!(shop.server.image_at(disk_id(1), point.seq) == std::fs::read(&file).expect("there"));
+    assert_eq!(agent.status().disks[0].resync_reason, "refused");
     agent.kill().await;
 }

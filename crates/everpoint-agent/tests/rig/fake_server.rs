@@ -98,6 +98,14 @@ impl FakeServer {
         self.shared.commit();
     }
 
+    /// Ends every link because of what the agent sends.
+    pub(crate) fn accuse(&self) {
+        let links = std::mem::take(&mut self.shared.state().links);
+        for link in links {
+            link.close(CloseReason::Order, "a seq that cannot follow");
+        }
+    }
+
     /// Ends every link and begins a new epoch, with what was cached or only with what was committed.
     pub(crate) fn restart(&self, loses_cache: bool) {
         let links = {

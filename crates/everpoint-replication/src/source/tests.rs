@@ -273,6 +273,25 @@ fn a_block_that_is_refused_again_and_again_is_given_up() {
 }
 
 #[test]
+fn what_the_server_closed_the_link_for_is_not_sent_again() {
+    let (mut source, sent) = begun(3);
+    source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo(1));
+    drain(&mut source);
+    source.handle_accused(NOW);
+    let reason = ResyncReason::Refused;
+    let actions = drain(&mut source);
+    assert_eq!(actions[0], Action::LoseOrder { reason });
+    assert!(matches!(actions[1], Action::Freed { count: 2, .. }));
+    source.handle_linked(EPOCH, Some(sent[0]), Some(sent[1]), NOW);
+    let base = Some(sent[1]);
+    assert_eq!(
+        source.wanted_generation(),
+        Some(WantedGeneration { base, reason })
+    );
+    assert_eq!(send_all(&mut source), []);
+}
+
+#[test]
 fn a_lower_epoch_is_refused_for_ever() {
     let (mut source, sent) = begun(1);
     source.handle_watermarks(Level(4), G1, BlockNo::ZERO, BlockNo::ZERO);
