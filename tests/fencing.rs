@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use everpoint_tests::image::ImageDigest;
-use everpoint_tests::load::{Load, LoadSpec};
-use everpoint_tests::site::{AgentSpec, Server, ServerSpec, Site};
-use everpoint_tests::staged::StagedWatch;
-use everpoint_tests::{vault_copy, vault_view, wait};
+use everpoint_tests::rigs::image::ImageDigest;
+use everpoint_tests::rigs::load::{Load, LoadSpec};
+use everpoint_tests::rigs::site::{AgentSpec, Server, ServerSpec, Site};
+use everpoint_tests::rigs::staged::StagedWatch;
+use everpoint_tests::rigs::{vault_copy, vault_view, wait};
 use rustix::process::Signal;
 
 /// Unit: bytes.

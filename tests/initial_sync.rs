@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use everpoint_tests::image::ImageDigest;
-use everpoint_tests::is_soak;
-use everpoint_tests::load::{Load, LoadSpec};
-use everpoint_tests::site::{Agent, AgentSpec, ServerSpec, Site};
-use everpoint_tests::wait;
+use everpoint_tests::rigs::image::ImageDigest;
+use everpoint_tests::rigs::is_soak;
+use everpoint_tests::rigs::load::{Load, LoadSpec};
+use everpoint_tests::rigs::site::{Agent, AgentSpec, ServerSpec, Site};
+use everpoint_tests::rigs::wait;
 use xtask::image::{self, ImageSpec};
 
 /// Unit: bytes a second.

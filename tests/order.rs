@@ -6,10 +6,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use everpoint_tests::image::ImageDigest;
-use everpoint_tests::is_soak;
-use everpoint_tests::load::{Load, LoadSpec};
-use everpoint_tests::site::{AgentSpec, ServerSpec, Site};
+use everpoint_tests::rigs::image::ImageDigest;
+use everpoint_tests::rigs::is_soak;
+use everpoint_tests::rigs::load::{Load, LoadSpec};
+use everpoint_tests::rigs::site::{AgentSpec, ServerSpec, Site};
 
 /// Unit: bytes.
 const DISK_LEN: u64 = 256 << 20;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use everpoint_tests::image::ImageDigest;
-use everpoint_tests::is_soak;
-use everpoint_tests::load::{Done, Load, LoadSpec};
-use everpoint_tests::mount::{LoopDevice, Mount};
-use everpoint_tests::site::{Agent, AgentSpec, Server, ServerSpec, Site};
-use everpoint_tests::{tool, vault_view};
+use everpoint_tests::rigs::image::ImageDigest;
+use everpoint_tests::rigs::is_soak;
+use everpoint_tests::rigs::load::{Done, Load, LoadSpec};
+use everpoint_tests::rigs::mount::{LoopDevice, Mount};
+use everpoint_tests::rigs::site::{Agent, AgentSpec, Server, ServerSpec, Site};
+use everpoint_tests::rigs::{tool, vault_view};
 use everpoint_wire::control::AgentDisk;
 
 /// Unit: bytes.
@@ -145,7 +145,7 @@ async fn while_a_frozen_vault_fits_the_log_nothing_is_lost() -> Result<()> {
     )
     .await?;
     let device = LoopDevice::attach(&image).await?;
-    let mut mount = Mount::ext4(device.path(), &site.path("mounted"), "rw").await?;
+    let mount = Mount::ext4(device.path(), &site.path("mounted"), "rw").await?;
     let vault = mount.directory().join("vault");
     let spec = ServerSpec {
         // What the load writes meanwhile, uncompressed, and as much again.
@@ -155,6 +155,8 @@ async fn while_a_frozen_vault_fits_the_log_nothing_is_lost() -> Result<()> {
     let quota = spec.log_quota;
     let mut world = World::begin(&site, spec, 64 << 20).await?;
     let before = world.agent.disk().await?;
+    // Dropped before the server: what waits for a frozen filesystem cannot be killed.
+    let mut mount = mount;
 
     mount.freeze().await?;
     let seen = world.look_on(away, false).await;
@@ -209,7 +211,7 @@ async fn while_a_frozen_vault_fits_the_log_nothing_is_lost() -> Result<()> {
 async fn a_vault_that_is_away_for_longer_costs_write_order_and_no_cached_byte() -> Result<()> {
     let site = Site::new("renamed").await?;
     let spec = ServerSpec {
-        log_quota: if is_soak() { 2 << 30 } else { 48 << 20 },
+        log_quota: if is_soak() { 3 << 29 } else { 48 << 20 },
         log_file_len: 4 << 20,
         ..ServerSpec::new("server", site.vault())
     };

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use everpoint_tests::image::ImageDigest;
-use everpoint_tests::mount::{Fuse, LoopDevice, Mount};
-use everpoint_tests::site::{Agent, AgentSpec, Server, ServerSpec, Site};
-use everpoint_tests::{tool, wait};
+use everpoint_tests::rigs::image::ImageDigest;
+use everpoint_tests::rigs::mount::{Fuse, LoopDevice, Mount};
+use everpoint_tests::rigs::site::{Agent, AgentSpec, Server, ServerSpec, Site};
+use everpoint_tests::rigs::{tool, wait};
 use serde_json::Value;
 use xtask::image::{self, ImageSpec};
 
@@ -279,9 +279,16 @@ impl Writer {
         .await
     }
 
-    async fn stop(self) -> Result<()> {
+    async fn stop(mut self) -> Result<()> {
         self.stop.store(true, Relaxed);
-        self.writing.await?
+        (&mut self.writing).await?
+    }
+}
+
+impl Drop for Writer {
+    /// A test that fails must not leave it writing: the runtime waits for it.
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
     }
 }
 

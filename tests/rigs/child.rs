@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait;
+use crate::rigs::wait;
 
 /// How much of an output is shown when a test fails. Unit: bytes.
 const TAIL_LEN: u64 = 8 << 10;

@@ -9,7 +9,7 @@ use everpoint_nbd::{ClientConfig, ConnectError, NbdAddress, NbdClient, Remedy, Z
 use everpoint_units::ByteOffset;
 use tokio::sync::RwLock;
 
-use crate::wait::Patience;
+use crate::rigs::wait::Patience;
 
 /// How long an agent may be away.
 const AWAY_MAX: Duration = Duration::from_secs(60);

@@ -12,9 +12,9 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::{Connection, Request, Sent};
-use crate::record::Recorder;
-use crate::stamp::{BLOCK_LEN, payload};
+use crate::rigs::connection::{Connection, Request, Sent};
+use crate::rigs::record::Recorder;
+use crate::rigs::stamp::{BLOCK_LEN, payload};
 
 /// Longest write. Unit: blocks.
 const COUNT_MAX: u32 = 16;

@@ -9,8 +9,8 @@ use everpoint_nbd::NbdAddress;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::history::Tick;
-use crate::record::Record;
+use crate::rigs::history::Tick;
+use crate::rigs::record::Record;
 
 /// Longest time for an answer: a sync, and what else the machine is doing.
 const ANSWER_MAX: Duration = Duration::from_secs(30);

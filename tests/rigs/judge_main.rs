@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Parser;
 use everpoint_nbd::NbdAddress;
-use everpoint_tests::control::{agent_status, disk_of, if_there, only_disk, server_status};
-use everpoint_tests::guest::{self, GuestSpec};
-use everpoint_tests::record::Recorder;
+use everpoint_tests::rigs::control::{agent_status, disk_of, if_there, only_disk, server_status};
+use everpoint_tests::rigs::guest::{self, GuestSpec};
+use everpoint_tests::rigs::record::Recorder;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::{MissedTickBehavior, interval};
 

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::{Connection, Request, Sent};
+use crate::rigs::connection::{Connection, Request, Sent};
 
 /// Unit: bytes.
 const SECTOR: u64 = 512;
@@ -451,7 +451,7 @@ mod tests {
             .await
             .unwrap();
         let some = async |than: u64| {
-            crate::wait::until("writes", Duration::from_secs(30), async || {
+            crate::rigs::wait::until("writes", Duration::from_secs(30), async || {
                 Ok((than + 200 < load.done().writes).then_some(()))
             })
             .await

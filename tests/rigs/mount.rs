@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use crate::child::Process;
-use crate::tool::{run, tool};
-use crate::wait;
+use crate::rigs::child::Process;
+use crate::rigs::tool::{run, tool};
+use crate::rigs::wait;
 
 /// Until a mount appears, or a mounting process ends.
 const MOUNT_TIME_MAX: Duration = Duration::from_secs(30);

@@ -20,9 +20,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::history::{History, Tick};
-use crate::image::each_piece;
-use crate::stamp::{BLOCK_LEN, Shown, read_block};
+use crate::rigs::history::{History, Tick};
+use crate::rigs::image::each_piece;
+use crate::rigs::stamp::{BLOCK_LEN, Shown, read_block};
 
 /// An image as it is seen, block by block.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -209,5 +209,4 @@ impl std::fmt::Display for Because {
 }
 
 #[cfg(test)]
-#[path = "prefix/tests.rs"]
 mod tests;

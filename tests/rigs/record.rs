@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::history::{History, Tick};
+use crate::rigs::history::{History, Tick};
 
 /// Longest time between two syncs.
 const SYNC_EVERY: Duration = Duration::from_millis(50);

@@ -17,9 +17,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::child::{Finished, Process, finish, tail};
-use crate::control;
-use crate::wait;
+use crate::rigs::child::{Finished, Process, finish, tail};
+use crate::rigs::control;
+use crate::rigs::wait;
 
 /// No command takes so long on the sizes that tests have.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(120);
@@ -640,7 +640,7 @@ fn scratch() -> Result<PathBuf> {
 fn images() -> Result<PathBuf> {
     let memory = Path::new("/dev/shm");
     let room = rustix::fs::statvfs(memory).map_or(0, |found| found.f_bavail * found.f_frsize);
-    if IMAGES_ROOM_MIN <= room && !crate::is_soak() {
+    if IMAGES_ROOM_MIN <= room && !crate::rigs::is_soak() {
         return Ok(memory.to_owned());
     }
     scratch()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use xtask::tools::ALL;
 
-use crate::child::finish;
+use crate::rigs::child::finish;
 
 /// No tool takes so long on the sizes that tests have.
 const TOOL_TIME_MAX: Duration = Duration::from_secs(120);

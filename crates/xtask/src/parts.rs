@@ -22,7 +22,7 @@ const QUICKSTART_BY_DEFAULT: bool = false;
 /// Tests of one end-to-end binary that run at a time, where [`SYSTEM_TEST_THREADS`] says nothing else.
 const SYSTEM_TEST_THREADS_USUAL: usize = 2;
 /// End-to-end binaries whose tests want the machine for themselves, or bear more company.
-const SYSTEM_TEST_THREADS: &[(&str, usize)] = &[];
+const SYSTEM_TEST_THREADS: &[(&str, usize)] = &[("kills", 1)];
 /// An advisory database that cannot be had in this time is not waited for.
 const ADVISORIES_FETCH_TIME_MAX: Duration = Duration::from_secs(60);
 /// The row of the end-to-end tests' build; each test's row begins with it.
@@ -338,6 +338,12 @@ fn unit_tests(workspace: &Workspace, choice: &Choice) -> Result<String> {
         .args(["--exclude", SYSTEM_TESTS, "--"])
         .args(&choice.test_args);
     run(crates)?;
+    // The rigs of the end-to-end tests, in the library of the package that is left out above: every library of the
+    // workspace is named, so that nothing is built anew, and the filter leaves the rigs.
+    let mut rigs = cargo(workspace, ["test", "--release", "--workspace", "--lib"]);
+    rigs.args(["--quiet", "--", "rigs::"])
+        .args(&choice.test_args);
+    run(rigs)?;
     run(system_test(
         workspace,
         TIDY,

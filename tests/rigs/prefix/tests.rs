@@ -190,7 +190,7 @@ fn a_write_that_the_agent_died_over_may_be_there_in_part() {
 fn an_image_on_disk_is_read_block_by_block() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut bytes = vec![0; BLOCK_LEN];
-    bytes.extend(crate::stamp::payload(7, 1, 2));
+    bytes.extend(crate::rigs::stamp::payload(7, 1, 2));
     bytes.extend([1; BLOCK_LEN]);
     std::fs::write(file.path(), bytes).unwrap();
     let seen = Seen::read(file.path()).unwrap();
