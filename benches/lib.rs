@@ -1,8 +1,15 @@
-//! What the benches share: payload that compresses like disk data, and blocks made of it.
+//! What the benches share: payload that compresses like disk data, and blocks made of it; in modules,
+//! the bare stages of the path of a write and what processes have used.
 //!
 //! Real disk data comes from an image of this machine's `/usr` (`cargo xtask image`) where a bench
 //! runs the whole product; the micro benches here use text-like bytes from a fixed seed, which LZ4
 //! shrinks about as much (2.1), so that they run anywhere.
+
+pub mod direct;
+pub mod flags;
+pub mod quic;
+pub mod stages;
+pub mod usage;
 
 use bytes::Bytes;
 use everpoint_format::change::{BlockPlace, Captured, FrozenBlock, PackedBlock};

@@ -25,6 +25,8 @@ use crate::rigs::wait;
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(120);
 /// Room for the images of two tests that run at a time. Unit: bytes.
 const IMAGES_ROOM_MIN: u64 = 6 << 30;
+/// What an agent's budget has beside the queue. Unit: bytes.
+const AGENT_BESIDE_QUEUE: u64 = 256 << 20;
 /// Until a process answers on its control socket.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 /// Until a process has ended in order: it drains first.
@@ -258,6 +260,8 @@ impl Site {
         let list: Vec<String> = list.collect();
         writeln!(config, "servers = [{}]", list.join(", "))?;
         writeln!(config, "queue_bytes_max = {}", spec.queue_max)?;
+        let memory_max = spec.queue_max + AGENT_BESIDE_QUEUE;
+        writeln!(config, "memory_bytes_max = {memory_max}")?;
         if let Some(rate) = spec.resync_rate_max {
             writeln!(config, "resync_rate_max = {rate}")?;
         }
@@ -490,6 +494,15 @@ impl Node {
         self.process()?.kill()?;
         self.process = None;
         Ok(())
+    }
+
+    /// The id of the process.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn id(&mut self) -> Result<u32> {
+        Ok(self.process()?.id())
     }
 
     /// Sends a signal.

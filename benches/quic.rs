@@ -1,11 +1,5 @@
-//! Question: what do framing, budget, deadlines and the contiguous copy cost on top of bare quinn?
-//!
-//! Sketch: quinn at MTU 1452 costs 0.6 s/GB at each end. One copy of received bytes costs 0.09 s/GB;
-//! a header, a charge and a deadline for each MiB cost nothing that can be seen. So at least 0.85 of
-//! the bare rate is expected.
-//!
-//! One stream of 1 MiB frames, each end a thread with a runtime of its own; the two in turn, medians.
-//! `cargo run --release -p everpoint-transport --example loopback -- [--runs N] [--mib N] [--mtu N] [--window KIB]`
+//! Both ends of a QUIC link on loopback, each a thread with a runtime of its own: bare quinn, and
+//! everpoint's frames on it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
@@ -26,12 +20,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::{Builder, Runtime};
 
-const FRAME_LEN: usize = 1 << 20;
+/// What each frame carries. Unit: bytes.
+pub const FRAME_LEN: usize = 1 << 20;
 const SERVER: ServerId = ServerId([1; 16]);
 
 /// What a run is made with.
 #[derive(Clone)]
-struct Setup {
+pub struct Setup {
     frames: usize,
     mtu: u16,
     /// Where everpoint's receive window starts. Unit: bytes.
@@ -44,70 +39,12 @@ struct Setup {
 
 /// What one run took.
 #[derive(Clone, Copy, Debug)]
-struct Sample {
-    gb_per_s: f64,
-    send_s_per_gb: f64,
-    receive_s_per_gb: f64,
-    packets_lost: u64,
-}
-
-fn main() {
-    let number = |flag: &str, default: usize| {
-        let mut args = std::env::args().skip_while(|arg| arg != flag);
-        args.nth(1)
-            .map_or(default, |text| text.parse().expect("a number"))
-    };
-    let (runs, mib, mtu) = (
-        number("--runs", 5),
-        number("--mib", 2_048),
-        number("--mtu", 1_452),
-    );
-    let mut setup = setup(mib, u16::try_from(mtu).expect("a datagram"));
-    setup.window = u32::try_from(number("--window", 1_024) * 1_024).expect("a window");
-    type Run = fn(&Setup) -> Sample;
-    let kinds: [(&str, Run); 2] = [("bare quinn", bare), ("everpoint", framed)];
-    let mut samples = [Vec::new(), Vec::new()];
-    for round in 0..=runs {
-        for ((_, run), samples) in kinds.iter().zip(&mut samples) {
-            let sample = run(&setup);
-            if round > 0 {
-                samples.push(sample);
-            }
-        }
-    }
-    println!("{mib} MiB a run, {runs} runs in turn after a warm-up, MTU {mtu}, medians (range)");
-    for ((name, _), samples) in kinds.iter().zip(&samples) {
-        let of = |field: fn(&Sample) -> f64| spread(samples, field);
-        let (rate, send, receive) = (
-            of(|s| s.gb_per_s),
-            of(|s| s.send_s_per_gb),
-            of(|s| s.receive_s_per_gb),
-        );
-        let lost: u64 = samples.iter().map(|s| s.packets_lost).sum();
-        println!(
-            "{name:<10}  {:.2} GB/s ({:.2} to {:.2})  CPU s/GB: send {:.3}, receive {:.3}  lost {lost}",
-            rate.1, rate.0, rate.2, send.1, receive.1
-        );
-    }
-    let ratio =
-        |field: fn(&Sample) -> f64| spread(&samples[1], field).1 / spread(&samples[0], field).1;
-    println!(
-        "ratio to bare quinn: rate {:.3}, CPU send {:.3}, CPU receive {:.3}",
-        ratio(|s| s.gb_per_s),
-        ratio(|s| s.send_s_per_gb),
-        ratio(|s| s.receive_s_per_gb)
-    );
-}
-
-/// Lowest, median, highest.
-fn spread(samples: &[Sample], field: fn(&Sample) -> f64) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = samples.iter().map(field).collect();
-    values.sort_by(f64::total_cmp);
-    (
-        values[0],
-        values[values.len() / 2],
-        values[values.len() - 1],
-    )
+pub struct Sample {
+    pub gb_per_s: f64,
+    /// Processor time of each end.
+    pub send_s_per_gb: f64,
+    pub receive_s_per_gb: f64,
+    pub packets_lost: u64,
 }
 
 fn now() -> WallTime {
@@ -116,21 +53,29 @@ fn now() -> WallTime {
     WallTime(u64::try_from(now.as_micros()).expect("before the year 500,000"))
 }
 
-fn setup(frames: usize, mtu: u16) -> Setup {
-    let ca = Ca::create(Validity::from_now(now(), CA_LIFETIME)).expect("a CA");
-    let year = Validity::from_now(now(), CERTIFICATE_LIFETIME);
-    Setup {
-        frames,
-        mtu,
-        window: 0,
-        ca_pem: ca.certificate_pem().to_owned(),
-        server: ca
-            .issue_server(SERVER, &["localhost"], year)
-            .expect("issued"),
-        agent: ca.issue_agent(MachineId([2; 16]), year).expect("issued"),
-        payload: (0..FRAME_LEN)
-            .map(|i| (i * 31 % 251).to_le_bytes()[0])
-            .collect(),
+impl Setup {
+    /// `frames` of 1 MiB in datagrams of `mtu` bytes; `window` is where everpoint's receive window
+    /// starts. Unit: bytes.
+    ///
+    /// # Panics
+    ///
+    /// If no certificate can be made.
+    pub fn new(frames: usize, mtu: u16, window: u32) -> Self {
+        let ca = Ca::create(Validity::from_now(now(), CA_LIFETIME)).expect("a CA");
+        let year = Validity::from_now(now(), CERTIFICATE_LIFETIME);
+        let server = ca.issue_server(SERVER, &["localhost"], year);
+        let agent = ca.issue_agent(MachineId([2; 16]), year);
+        Self {
+            frames,
+            mtu,
+            window,
+            ca_pem: ca.certificate_pem().to_owned(),
+            server: server.expect("issued"),
+            agent: agent.expect("issued"),
+            payload: (0..FRAME_LEN)
+                .map(|i| (i * 31 % 251).to_le_bytes()[0])
+                .collect(),
+        }
     }
 }
 
@@ -175,7 +120,12 @@ fn both_ends(
     })
 }
 
-fn framed(setup: &Setup) -> Sample {
+/// One stream of frames over everpoint's link.
+///
+/// # Panics
+///
+/// If an end fails.
+pub fn framed(setup: &Setup) -> Sample {
     let good = |issued: &Issued| {
         let Issued {
             certificate_pem,
@@ -274,7 +224,12 @@ fn bare_transport(setup: &Setup) -> Arc<quinn::TransportConfig> {
     Arc::new(transport)
 }
 
-fn bare(setup: &Setup) -> Sample {
+/// The same bytes over one stream of quinn, with nothing of everpoint.
+///
+/// # Panics
+///
+/// If an end fails.
+pub fn bare(setup: &Setup) -> Sample {
     let chain = CertificateDer::from_pem_slice(setup.server.certificate_pem.as_bytes());
     let key = PrivateKeyDer::from_pem_slice(setup.server.key_pem.expose().as_bytes());
     let ca = CertificateDer::from_pem_slice(setup.ca_pem.as_bytes()).expect("a CA");
