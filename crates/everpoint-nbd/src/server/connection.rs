@@ -411,6 +411,10 @@ impl<'e, E: Export, S: AsyncRead + AsyncWrite + Unpin> Connection<'e, E, S> {
         let read = match &mut self.stage {
             Stage::Header if self.input.unused().len() >= REQUEST_LEN => return false,
             Stage::Room(..) | Stage::Budget(..) => return false,
+            // All there, and waits for replies to leave or for others to finish: reading on would
+            // find no room, which looks like the end of the stream.
+            Stage::Payload(_, _, _, payload) if payload.is_complete() => return false,
+            Stage::Skip(..) if !self.input.unused().is_empty() => return false,
             Stage::Payload(_, _, _, payload) => payload.poll_fill(cx, &mut self.stream),
             Stage::Header | Stage::Skip(..) => self.input.poll_fill(cx, &mut self.stream),
         };
@@ -428,13 +432,12 @@ impl<'e, E: Export, S: AsyncRead + AsyncWrite + Unpin> Connection<'e, E, S> {
 
     /// Whether the client owes the rest of a request.
     fn mid_request(&self) -> bool {
-        match self.stage {
-            Stage::Header => {
-                let unused = self.input.unused().len();
-                unused > 0 && unused < REQUEST_LEN
-            }
+        let unused = self.input.unused().len();
+        match &self.stage {
+            Stage::Header => unused > 0 && unused < REQUEST_LEN,
             Stage::Room(..) | Stage::Budget(..) => false,
-            Stage::Payload(..) | Stage::Skip(..) => true,
+            Stage::Payload(_, _, _, payload) => !payload.is_complete(),
+            Stage::Skip(_, _, left) => unused < *left,
         }
     }
 

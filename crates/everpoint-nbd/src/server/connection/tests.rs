@@ -509,6 +509,62 @@ async fn a_client_that_does_not_read_its_replies_is_soon_heard_no_longer() {
     assert!(rig.export.called_at().len() < 4_000);
 }
 
+/// A server whose replies do not leave: more of them than a batch have nobody who reads them.
+async fn with_replies_that_wait(rig: &mut Rig, gates: Vec<oneshot::Sender<()>>) {
+    rig.settle().await;
+    for gate in gates {
+        gate.send(()).unwrap();
+    }
+    rig.settle().await;
+}
+
+#[tokio::test]
+async fn a_payload_that_is_whole_waits_while_replies_do_not_leave() {
+    let mut rig = Rig::with(limits(), 256, 256 << 20, true);
+    let gates: Vec<_> = (0..40).map(|n| rig.export.gate(n * PAGE)).collect();
+    for n in 0..40 {
+        rig.write(n * PAGE, 1, PAGE).await;
+    }
+    rig.calls(40).await;
+    let last = rig.send(CMD_WRITE, 0, 50 * PAGE, PAGE).await;
+    rig.wire.write_all(&[2; PAGE - 1]).await.unwrap();
+    with_replies_that_wait(&mut rig, gates).await;
+    rig.wire.write_all(&[2]).await.unwrap();
+    rig.settle().await;
+    assert!(!rig.served.is_finished(), "the client owes nothing");
+    for _ in 0..40 {
+        assert_eq!(rig.simple().await.1, None);
+    }
+    assert_eq!(rig.simple().await, (last, None));
+}
+
+#[tokio::test]
+async fn a_refused_payload_is_not_read_ahead_while_replies_do_not_leave() {
+    const LEN: usize = 100 << 10;
+    let mut rig = Rig::with(limits(), 256, 256 << 20, true);
+    let gates: Vec<_> = (0..40).map(|n| rig.export.gate(n * PAGE)).collect();
+    for n in 0..40 {
+        rig.write(n * PAGE, 1, PAGE).await;
+    }
+    rig.calls(40).await;
+    rig.send(CMD_WRITE, 0, 64 << 20, LEN).await;
+    with_replies_that_wait(&mut rig, gates).await;
+    let (mut read, mut write) = tokio::io::split(&mut rig.wire);
+    let sent = async { write.write_all(&[3; LEN]).await };
+    let replies = async {
+        // Room for all that a server without a bound would read.
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+        let mut replies = [0; 41 * 16];
+        read.read_exact(&mut replies).await.map(|_| replies)
+    };
+    let (sent, replies) = tokio::join!(sent, replies);
+    sent.expect("all of it is taken");
+    let errno = replies.expect("every reply")[40 * 16 + 4..][..4].to_vec();
+    assert_eq!(errno, 28_u32.to_be_bytes(), "no space: beyond the end");
+}
+
 #[tokio::test]
 async fn zeroes_are_sent_as_a_hole_unless_one_piece_was_asked_for() {
     let mut rig = Rig::new();
