@@ -40,7 +40,7 @@ fn blocks() -> Vec<(ChangeBlock, Vec<PieceDigest>)> {
         .map(|seed| {
             let raw = disk_like(1 << 20, seed + 1);
             let block = ChangeBlock::decode(block(&raw, 4_096).to_bytes()).expect("sound");
-            let digests = piece_digests(&DigestKey([9; 32]), whole, &raw).collect();
+            let digests = piece_digests(&DigestKey([9; 32]), whole, &raw);
             (block, digests)
         })
         .collect()

@@ -9,6 +9,8 @@ use std::fmt;
 
 use everpoint_units::{Extent, Lba, SECTOR_LEN};
 
+mod side_by_side;
+
 /// Length of a piece. Unit: bytes.
 pub const PIECE_LEN: usize = 4_096;
 /// Length of a piece. Unit: sectors.
@@ -39,6 +41,21 @@ impl PlainDigest {
     pub fn of(piece: &[u8]) -> Self {
         Self(*blake3::hash(piece).as_bytes())
     }
+
+    /// The digests of many pieces, in order: less than half the time of one after the other.
+    pub fn of_all<'a>(pieces: impl IntoIterator<Item = &'a [u8; PIECE_LEN]>) -> Vec<Self> {
+        let mut pieces = pieces.into_iter();
+        let mut digests = Vec::with_capacity(pieces.size_hint().0);
+        let mut step = Vec::with_capacity(side_by_side::LANES);
+        loop {
+            step.clear();
+            step.extend(pieces.by_ref().take(side_by_side::LANES));
+            if step.is_empty() {
+                return digests;
+            }
+            side_by_side::push_digests(&step, &mut digests);
+        }
+    }
 }
 
 impl DigestKey {
@@ -50,6 +67,15 @@ impl DigestKey {
     /// The digest of one piece's bytes.
     pub fn digest(&self, piece: &[u8]) -> PieceDigest {
         self.seal(PlainDigest::of(piece))
+    }
+
+    /// The digests of many pieces, in order.
+    pub fn digest_all<'a>(
+        &self,
+        pieces: impl IntoIterator<Item = &'a [u8; PIECE_LEN]>,
+    ) -> Vec<PieceDigest> {
+        let plain = PlainDigest::of_all(pieces).into_iter();
+        plain.map(|plain| self.seal(plain)).collect()
     }
 }
 
@@ -70,19 +96,17 @@ pub fn piece_offset(extent: Extent) -> usize {
         .expect("less than one piece")
 }
 
-/// Digests of every piece that `extent` covers whole; `bytes` is the extent's content.
-pub fn piece_digests(
-    key: &DigestKey,
-    extent: Extent,
-    bytes: &[u8],
-) -> impl Iterator<Item = PieceDigest> {
+/// Every piece that `extent` covers whole; `bytes` is the extent's content.
+pub fn pieces(extent: Extent, bytes: &[u8]) -> &[[u8; PIECE_LEN]] {
     let (_, count) = whole_pieces(extent);
-    bytes
-        .get(piece_offset(extent)..)
-        .unwrap_or_default()
-        .chunks_exact(PIECE_LEN)
-        .take(count)
-        .map(|piece| key.digest(piece))
+    let bytes = bytes.get(piece_offset(extent)..).unwrap_or_default();
+    let (pieces, _) = bytes.as_chunks();
+    &pieces[..count.min(pieces.len())]
+}
+
+/// Digests of every piece that `extent` covers whole; `bytes` is the extent's content.
+pub fn piece_digests(key: &DigestKey, extent: Extent, bytes: &[u8]) -> Vec<PieceDigest> {
+    key.digest_all(pieces(extent, bytes))
 }
 
 #[cfg(test)]
@@ -115,7 +139,19 @@ mod tests {
         let mut bytes = vec![9; 7 * 512];
         bytes.extend(piece);
         bytes.extend([9; 512]);
-        let digests: Vec<_> = piece_digests(&a, extent(1, 17), &bytes).collect();
+        let digests = piece_digests(&a, extent(1, 17), &bytes);
         assert_eq!(digests, [a.digest(&piece)]);
+    }
+
+    #[test]
+    fn many_pieces_have_the_digests_that_each_has_alone() {
+        let mut bytes = vec![0; 40 * PIECE_LEN];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = (at / 512 * 37 + at).to_le_bytes()[0];
+        }
+        let key = DigestKey([3; 32]);
+        let (pieces, _) = bytes.as_chunks::<PIECE_LEN>();
+        let alone: Vec<_> = pieces.iter().map(|piece| key.digest(piece)).collect();
+        assert_eq!(piece_digests(&key, extent(0, 320), &bytes), alone);
     }
 }

@@ -4,7 +4,7 @@
 //! to exactly what the block claims.
 
 use everpoint_format::change::ChangeBlock;
-use everpoint_format::digest::{DigestKey, PieceDigest, piece_digests};
+use everpoint_format::digest::{DigestKey, PieceDigest, pieces};
 use everpoint_format::{Change, DecodeError};
 
 /// Frames up to this are opened where they are; longer ones on a thread that may be busy for a
@@ -22,15 +22,16 @@ pub(crate) fn digests(
     block: &ChangeBlock,
 ) -> Result<Vec<PieceDigest>, DecodeError> {
     let raw = block.header().frame.open(&block.payload())?;
-    let mut digests = Vec::new();
+    // Of all records together: pieces are digested side by side.
+    let mut all = Vec::new();
     let mut rest = raw.as_ref();
     for record in block.records() {
         if let Change::Data(extent) = record.change {
             let len = usize::try_from(extent.byte_len().0).expect("at most the payload");
             let (bytes, behind) = rest.split_at(len);
-            digests.extend(piece_digests(key, extent, bytes));
+            all.extend(pieces(extent, bytes));
             rest = behind;
         }
     }
-    Ok(digests)
+    Ok(key.digest_all(all))
 }

@@ -18,7 +18,7 @@ mod quickstart;
 /// How long each fuzz target runs in the test command. Unit: seconds.
 pub const FUZZ_SECONDS: u64 = 4;
 /// Whether the test command runs the quickstart when it is not asked to.
-const QUICKSTART_BY_DEFAULT: bool = false;
+const QUICKSTART_BY_DEFAULT: bool = true;
 /// Tests of one end-to-end binary that run at a time, where [`SYSTEM_TEST_THREADS`] says nothing else.
 const SYSTEM_TEST_THREADS_USUAL: usize = 2;
 /// End-to-end binaries whose tests want the machine for themselves, or bear more company.

@@ -90,7 +90,7 @@ pub(super) fn first_piece(extent: Extent) -> u64 {
 /// Digests of the whole pieces in `bytes`.
 pub(super) fn digests(bytes: &[u8]) -> Vec<PlainDigest> {
     let (pieces, _) = bytes.as_chunks::<PIECE_LEN>();
-    pieces.iter().map(|piece| PlainDigest::of(piece)).collect()
+    PlainDigest::of_all(pieces)
 }
 
 /// The runs of pieces that differ, or of which nothing was said.

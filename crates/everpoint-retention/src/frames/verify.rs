@@ -5,7 +5,7 @@ use everpoint_format::digest::{DigestKey, PIECE_LEN};
 use everpoint_units::{ByteLen, ByteOffset};
 use everpoint_vault::{ObjectName, ReadError, Vault};
 
-use super::{Batch, FrameJob};
+use super::{Batch, Check, FrameJob};
 use crate::error::IntegrityError;
 
 /// What reading a batch gave.
@@ -78,12 +78,15 @@ pub(crate) fn open_frame(
         frame_at: job.frame_at,
         source,
     })?;
-    for check in &job.checks {
-        let piece = check
-            .raw_at
-            .checked_add(PIECE_LEN)
-            .and_then(|end| raw.get(check.raw_at..end));
-        if piece.is_none_or(|piece| key.digest(piece) != check.digest) {
+    let piece_of = |check: &Check| {
+        let from = raw.get(check.raw_at..).unwrap_or_default();
+        from.first_chunk::<PIECE_LEN>()
+    };
+    // Up to the first that is cut off, which is then the one that is named.
+    let digests = key.digest_all(job.checks.iter().map_while(piece_of));
+    let of_each = digests.iter().map(Some).chain(std::iter::repeat(None));
+    for (check, digest) in job.checks.iter().zip(of_each) {
+        if digest != Some(&check.digest) {
             return Err(IntegrityError::Digest {
                 object: object.clone(),
                 frame_at: job.frame_at,
