@@ -8,6 +8,7 @@
 //! | `image` | digests of images, and where two of them differ |
 //! | `stamp`, `history`, `prefix` | writes that can be told apart, and whether an image is an instant |
 //! | `record`, `guest`, `judge` | the judge of the kill test, a process of its own |
+//! | `golden` | the files in `golden/` that every later version must read |
 //! | `staged`, `vault_copy`, `vault_view` | what a vault's directory shows |
 //! | `wait` | conditions with deadlines |
 
@@ -15,6 +16,7 @@ pub mod rigs {
     pub mod child;
     pub mod connection;
     pub mod control;
+    pub mod golden;
     pub mod guest;
     pub mod history;
     pub mod image;

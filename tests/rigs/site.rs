@@ -50,6 +50,7 @@ pub struct Site {
 #[derive(Clone, Debug)]
 pub struct ServerSpec {
     pub name: String,
+    pub id: ServerId,
     pub vault: PathBuf,
     /// Unit: bytes.
     pub log_quota: u64,
@@ -84,6 +85,8 @@ pub struct Server {
     pub id: ServerId,
     pub config: PathBuf,
     pub spec: ServerSpec,
+    /// The directory of its identity.
+    pub state_dir: PathBuf,
     /// The directory of its cache log.
     pub log_dir: PathBuf,
     pub address: String,
@@ -192,8 +195,7 @@ impl Site {
     ///
     /// When a command or file fails.
     pub async fn server(&self, spec: ServerSpec) -> Result<Server> {
-        let name = spec.name.clone();
-        let id = ServerId(rand::random());
+        let (name, id) = (spec.name.clone(), spec.id);
         self.issue(
             &["server", "--server", &id.to_string(), "--name", "127.0.0.1"],
             &name,
@@ -201,14 +203,11 @@ impl Site {
         .await?;
         let address = format!("127.0.0.1:{}", free_port()?);
         let control = self.socket(&name);
+        let state_dir = self.path(&format!("{name}-state"));
         let log_dir = self.path(&format!("{name}-log"));
         let mut config = "roles = [\"process\"]\n[process]\n".to_owned();
         let vault = format!("file://{}", spec.vault.display());
-        setting(
-            &mut config,
-            "state_dir",
-            &self.path(&format!("{name}-state")).display(),
-        );
+        setting(&mut config, "state_dir", &state_dir.display());
         setting(&mut config, "vault", &vault);
         writeln!(config, "create_vault = true")?;
         setting(&mut config, "listen", &address);
@@ -231,6 +230,7 @@ impl Site {
             id,
             config: config_path,
             spec,
+            state_dir,
             log_dir,
             address,
         })
@@ -406,10 +406,11 @@ impl Drop for Site {
 }
 
 impl ServerSpec {
-    /// Commits twice a second, with room in its log.
+    /// A new server that commits twice a second, with room in its log.
     pub fn new(name: &str, vault: PathBuf) -> Self {
         Self {
             name: name.to_owned(),
+            id: ServerId(rand::random()),
             vault,
             log_quota: 1 << 30,
             log_file_len: 32 << 20,
@@ -640,10 +641,12 @@ impl Agent {
 /// Where sites are made: beside what cargo builds, on a real disk.
 fn scratch() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
-    let target = exe
-        .ancestors()
-        .nth(3)
-        .context("a test lies in target/release/deps")?;
+    // A test lies in target/release/deps, a program in target/release.
+    let mut folders = exe.ancestors().skip(1);
+    let target = folders
+        .find(|folder| !folder.ends_with("deps"))
+        .and_then(Path::parent)
+        .context("tests and programs lie in cargo's folders")?;
     let scratch = target.join("tmp");
     fs::create_dir_all(&scratch)?;
     Ok(scratch)

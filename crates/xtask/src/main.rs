@@ -39,6 +39,8 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Make the golden vault and cache log in tests/golden/ anew; see the README there before
+    Golden,
     /// Make a dense raw disk image: an ext4 filesystem filled with files of this machine
     Image(ImageArgs),
 }
@@ -144,6 +146,7 @@ fn call(chore: Chore) -> Result<ExitCode> {
             println!("{}", proto::write(&workspace)?);
             println!("{}", formats::write(&workspace)?);
         }
+        Chore::Golden => parts::golden(&workspace)?,
         Chore::Image(_) => unreachable!("made above, without a workspace"),
     }
     Ok(ExitCode::SUCCESS)

@@ -25,6 +25,8 @@ const SYSTEM_TEST_THREADS_USUAL: usize = 2;
 const SYSTEM_TEST_THREADS: &[(&str, usize)] = &[("kills", 1)];
 /// An advisory database that cannot be had in this time is not waited for.
 const ADVISORIES_FETCH_TIME_MAX: Duration = Duration::from_secs(60);
+/// The program that makes the golden files.
+const GOLDEN_MAKER: &str = "everpoint-test-golden";
 /// The row of the end-to-end tests' build; each test's row begins with it.
 const END_TO_END: &str = "e2e";
 
@@ -433,6 +435,16 @@ pub fn soak(workspace: &Workspace, names: &[String], args: &[String]) -> Result<
     }
     println!("\n{report}");
     Ok(report.passed())
+}
+
+/// Makes the golden files anew, with the programs as they are now. No part of the test command.
+///
+/// # Errors
+///
+/// When the programs do not build, or the making fails; files may be missing then.
+pub fn golden(workspace: &Workspace) -> Result<()> {
+    build(workspace, &Choice::default())?;
+    run(command(workspace, workspace.program(GOLDEN_MAKER)))
 }
 
 #[cfg(test)]
