@@ -70,7 +70,7 @@ pub(crate) struct Inner {
 pub struct Point {
     /// Its position.
     pub seq: Seq,
-    /// Its time, by the agent's clock.
+    /// Its time by the agent's clock, made true by what the agent knows of the server's: as it is listed.
     pub at: WallTime,
     /// Whether it was seen committed while that was waited for.
     pub committed: bool,
@@ -176,7 +176,7 @@ impl Inner {
         };
         Ok(Point {
             seq,
-            at: stamp.at,
+            at: stamp.at.shifted(self.machine.clock_offset()),
             committed,
         })
     }

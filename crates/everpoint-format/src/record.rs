@@ -11,8 +11,10 @@
 //!     22     1  class      bookmark: 1 crash-, 2 app-, 3 group-consistent; else 0
 //!     23     1  text_len   bytes in the text area: bookmark and disk begin a UTF-8 name, resync
 //!                          begin nothing or the position that the generation builds on (32 B)
-//!     24     8  aux        bookmark: time, microseconds since 1970 UTC; disk begin: block size
-//!                          (512 or 4096); reference: index into the section's places; else 0
+//!     24     8  aux        bookmark: time by the machine's clock, as its block's capture times are,
+//!                          microseconds since 1970 UTC; the block's clock offset makes it true;
+//!                          disk begin: block size (512 or 4096); reference: index into the
+//!                          section's places; else 0
 //! ```
 //!
 //! The bytes of data records lie one after the other, without gaps, in the raw payload.
@@ -54,7 +56,7 @@ pub enum Change {
     Resize { sectors: u64 },
     /// The extent has bytes that an earlier place holds. Only in a journal's index.
     Reference { extent: Extent, place_index: u64 },
-    /// An instant with a name.
+    /// An instant with a name; `at` by the machine's clock, which the block's clock offset makes true.
     Bookmark {
         class: Consistency,
         name: Box<str>,

@@ -65,6 +65,7 @@ pub struct Span {
 pub struct Bookmark {
     pub name: String,
     pub class: Consistency,
+    /// True time, as all times of a history are.
     pub at: WallTime,
 }
 
@@ -199,15 +200,16 @@ impl MachineHistory {
                     });
                 }
                 Change::Bookmark { class, name, at } => {
+                    let at = at.shifted(block.captured.clock_offset_us);
                     self.bookmarks.insert(
                         seq,
                         Bookmark {
                             name: name.to_string(),
                             class: *class,
-                            at: *at,
+                            at,
                         },
                     );
-                    self.times.insert(seq, *at);
+                    self.times.insert(seq, at);
                 }
                 Change::Data(_)
                 | Change::Zero(_)

@@ -44,6 +44,8 @@ pub(crate) struct Stream {
     pub(crate) disk: DiskId,
     pub(crate) tail: DiskPosition,
     clock: u64,
+    /// Of the machine's clock in the next blocks.
+    pub(crate) clock_offset_us: i64,
 }
 
 impl Stream {
@@ -52,6 +54,7 @@ impl Stream {
             disk: DiskId([disk; 16]),
             tail: DiskPosition::start_of(GenerationId([disk ^ 0x80; 16])),
             clock: 1_000_000,
+            clock_offset_us: 0,
         }
     }
 
@@ -73,7 +76,7 @@ impl Stream {
         let captured = Captured {
             first: WallTime(self.clock),
             last: WallTime(self.clock),
-            clock_offset_us: 0,
+            clock_offset_us: self.clock_offset_us,
         };
         let frozen: FrozenBlock =
             PackedBlock::pack(records, Bytes::from(raw), captured).freeze(BlockPlace {

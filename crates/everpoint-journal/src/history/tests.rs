@@ -140,6 +140,33 @@ fn a_time_finds_the_last_request_at_or_before_it_even_when_the_clock_steps_back(
 }
 
 #[test]
+fn the_time_of_a_bookmark_is_true_and_finds_the_bookmark_whatever_the_machines_clock_says() {
+    for clock_offset_us in [2_887, -2_887, 0] {
+        let mut stream = Stream::new(1);
+        stream.clock_offset_us = clock_offset_us;
+        let first = stream.block(3, Stream::first_records(1));
+        let second = stream.block(4, vec![data(4)]);
+        let mark = |seq, at| {
+            let bookmark = Change::Bookmark {
+                class: Consistency::Crash,
+                name: "mark".into(),
+                at: WallTime(at),
+            };
+            record(seq, bookmark)
+        };
+        // By the machine's clock the blocks are captured at 2, 3, 4 and 5 seconds.
+        let third = stream.block(6, vec![data(5), mark(6, 4_000_000)]);
+        let fourth = stream.block(8, vec![mark(7, 4_500_000), data(8)]);
+        let history = history(&[&[first], &[second], &[third], &[fourth]]);
+        for (seq, at) in [(Seq(6), 4_000_000), (Seq(7), 4_500_000)] {
+            let shown = history.bookmarks()[&seq].at;
+            assert_eq!(shown, WallTime(at).shifted(clock_offset_us));
+            assert_eq!(history.at_time(None, shown), Ok(seq));
+        }
+    }
+}
+
+#[test]
 fn a_block_that_is_missing_breaks_the_disk_and_keeps_the_points_before() {
     let mut stream = Stream::new(1);
     let first = stream.block(5, [Stream::first_records(1), vec![data(5)]].concat());
