@@ -120,6 +120,55 @@ async fn every_point_of_the_golden_vault_is_listed_and_restored() -> Result<()> 
     Ok(())
 }
 
+/// The newest object is damaged where its index lies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_is_told_with_code_3_wherever_something_older_could_pass_for_what_was_asked()
+-> Result<()> {
+    let (site, expected) = site_with_vault("golden-damage").await?;
+    let mut journals = std::fs::read_dir(site.vault().join("v1/journal"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    journals.sort();
+    let newest = journals.last().context("there are journals")?;
+    let object = newest.join(format!("{:020}", 1));
+    let mut bytes = std::fs::read(&object)?;
+    let at = bytes.len() - 200;
+    bytes[at] ^= 1;
+    std::fs::write(&object, bytes)?;
+
+    let (url, disk) = (url(&site), &expected.disks[0].id);
+    let restore = async |at: &str, output: &str| {
+        let words = [
+            "restore", "--json", "--vault", &url, "--disk", disk, "--at", at, "--output",
+        ];
+        site.everpoint(words, &[&site.image(output)]).await
+    };
+    let [.., before, behind] = &expected.points[..] else {
+        anyhow::bail!("too few points");
+    };
+    // A point with a name is that point: it is whole, and the damage is a note.
+    let named = restore(&before.at, "named.raw").await?;
+    let printed: Value = serde_json::from_str(&named.succeeded("the point before")?)?;
+    ensure!(
+        printed["damage"]
+            .as_array()
+            .is_some_and(|list| !list.is_empty()),
+        "{printed}"
+    );
+    ensure!(golden::digest(&site.image("named.raw"))? == before.images[disk]);
+    // What lies behind the damage is not served.
+    let behind = restore(&behind.at, "behind.raw").await?;
+    ensure!(behind.status.code() == Some(3), "{behind:?}");
+    ensure!(!site.image("behind.raw").exists());
+    // The newest that is left is served, and does not pass for the newest.
+    let latest = restore("latest", "latest.raw").await?;
+    ensure!(latest.status.code() == Some(3), "{latest:?}");
+    ensure!(latest.stderr.contains("history is damaged"), "{latest:?}");
+    ensure!(golden::digest(&site.image("latest.raw"))? == before.images[disk]);
+    site.passed();
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_golden_vault_has_every_kind_of_record_that_a_guest_or_a_loss_of_order_makes()
 -> Result<()> {

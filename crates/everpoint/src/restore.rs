@@ -14,7 +14,7 @@ use everpoint_wire::control::control_request::Request;
 
 use crate::config;
 use crate::control::ask;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::output::{self, Table};
 use crate::progress;
 use crate::size::Size;
@@ -71,7 +71,7 @@ enum Format {
 ///
 /// # Errors
 ///
-/// Why nothing was restored.
+/// Why nothing was restored, or that something else may be meant than what was.
 pub(crate) async fn run(args: &Restore, json: bool) -> Result<(), Failure> {
     let subject = match (args.disk, args.machine) {
         (Some(disk), _) => Subject::Disk(disk),
@@ -99,7 +99,26 @@ pub(crate) async fn run(args: &Restore, json: bool) -> Result<(), Failure> {
     let bar = Bar::new();
     let restored = restore(&vault, &request, &config, &|progress| bar.show(progress)).await;
     bar.bar.finish_and_clear();
-    output::print(json, &restored?, lines)
+    let restored = restored?;
+    output::print(json, &restored, lines)?;
+    if !restored.damage.is_empty() && may_mean_later(&args.at) {
+        let text = format!(
+            "what was restored is whole, but the history is damaged: --at {} may mean a later point",
+            args.at
+        );
+        return Err(Failure::new(Code::Integrity, text).help(
+            "`everpoint check` says what is damaged; a bookmark's name or seq:N asks for one point and no other",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a damaged history may hide the point that this instant means, behind an older one.
+const fn may_mean_later(at: &At) -> bool {
+    match at {
+        At::Latest | At::LatestApp | At::Time(_) => true,
+        At::Seq(_) | At::Bookmark(_) => false,
+    }
 }
 
 /// What is protected on this machine, as far as its agent's configuration, and the agent itself if it runs,
