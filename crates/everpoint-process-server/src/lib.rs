@@ -8,6 +8,7 @@
 //! | `log_task.rs`, `backlog.rs` | to the cache log, and from there to the commit |
 //! | `commit_task.rs` | objects and their creation; the core is `everpoint_journal::commit` |
 //! | `ownership.rs`, `registry.rs` | whether this server owns a machine |
+//! | `conduct.rs`, `rate.rs` | who broke the protocol and has to wait; how much of something is too much |
 //! | `take_over.rs` | another server's journals, on an operator's word |
 //! | `compare.rs` | which pieces of a disk differ from what the vault holds |
 //!
@@ -19,12 +20,14 @@ mod backlog;
 mod clock;
 mod commit_task;
 mod compare;
+mod conduct;
 mod config;
 mod control;
 mod log_task;
 mod machine_task;
 mod metrics;
 mod ownership;
+mod rate;
 mod reduce;
 mod registry;
 mod server;

@@ -11,6 +11,7 @@
 //! come in all the same, so that nobody waits for anybody in a circle.
 
 mod disk;
+mod excess;
 mod outbox;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,6 +32,7 @@ use crate::metrics;
 use crate::shared::Shared;
 
 pub(crate) use disk::{DiskReport, DiskSlot};
+pub(crate) use excess::Excess;
 pub(crate) use outbox::{Outbox, outbox};
 
 /// How a machine hears of marks. Unbounded: each mark belongs to a block, and those are bounded.
@@ -272,7 +274,7 @@ impl MachineTask {
         if let Some(old) = self.link.replace(link) {
             old.close(CloseReason::Superseded, "the machine connected again");
         }
-        self.session = SessionId(self.session.0 + 1);
+        self.session = self.session.next();
         for slot in self.disks.values_mut() {
             slot.end_session();
         }
@@ -316,19 +318,29 @@ impl MachineTask {
         let Some(slot) = self.slot(session, disk) else {
             return;
         };
-        match what {
+        let within = match what {
             Arrival::Block(block, digests) => self.handle_block(disk, *block, digests),
             Arrival::Corrupt => slot.refuse(RefuseReason::Corrupt),
             Arrival::Compare(compare) => slot.compare(&shared, machine, compare),
+        };
+        if let Err(excess) = within {
+            self.close(disk, excess.reason(), &excess);
         }
     }
 
-    fn handle_block(&mut self, disk: DiskId, block: ChangeBlock, digests: Vec<PieceDigest>) {
+    fn handle_block(
+        &mut self,
+        disk: DiskId,
+        block: ChangeBlock,
+        digests: Vec<PieceDigest>,
+    ) -> Result<(), Excess> {
         let machine = self.machine;
         let session = self.session;
+        let now = self.shared.clock.now();
         let Some(slot) = self.slot(session, disk) else {
-            return;
+            return Ok(());
         };
+        slot.tally.allows(&block, now)?;
         let verdict = if block.header().machine == machine {
             slot.sink.handle_block(&block)
         } else {
@@ -337,6 +349,7 @@ impl MachineTask {
         match verdict {
             Verdict::Append => {
                 slot.note(&block);
+                slot.tally.taken(&block, now);
                 metrics::received(&block);
                 self.highest_seq = self.highest_seq.max(block.header().complete_through);
                 self.taken.push_back(LogItem {
@@ -345,24 +358,26 @@ impl MachineTask {
                     marks: self.marks.clone(),
                 });
             }
-            Verdict::Duplicate => self.send_marks(disk),
-            Verdict::Refuse(refusal) => slot.refuse(disk::reason(refusal)),
-            Verdict::Ignore => (),
-            Verdict::Violation(violation) => self.close_for(disk, violation),
+            Verdict::Duplicate => {
+                slot.tally.untaken(&block)?;
+                self.send_marks(disk);
+            }
+            Verdict::Refuse(refusal) => {
+                slot.tally.untaken(&block)?;
+                slot.refuse(disk::reason(refusal))?;
+            }
+            Verdict::Ignore => slot.tally.untaken(&block)?,
+            Verdict::Violation(violation) => self.close(disk, reason_of(violation), &violation),
         }
+        Ok(())
     }
 
-    fn close_for(&mut self, disk: DiskId, violation: Violation) {
-        let reason = match violation {
-            Violation::ForeignDisk => CloseReason::Authz,
-            Violation::Order => CloseReason::Order,
-            Violation::Range => CloseReason::Range,
-            Violation::Beginning => CloseReason::Frame,
-        };
-        tracing::warn!(machine = %self.machine, %disk, %violation, "the agent broke the protocol");
-        metrics::violation(reason);
+    /// Ends the session of an agent that broke a rule; nothing that it sent behind that is looked at.
+    fn close(&mut self, disk: DiskId, reason: CloseReason, why: &dyn std::error::Error) {
+        tracing::warn!(machine = %self.machine, %disk, ?reason, %why, "the agent broke the protocol");
+        self.session = self.session.next();
         if let Some(link) = self.link.take() {
-            link.close(reason, &violation.to_string());
+            link.close(reason, &why.to_string());
         }
     }
 
@@ -429,6 +444,21 @@ impl MachineTask {
             committed_cut: self.committed_cut(),
             disks: disks.map(|(id, slot)| (*id, slot.report())).collect(),
         }
+    }
+}
+
+impl SessionId {
+    const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+const fn reason_of(violation: Violation) -> CloseReason {
+    match violation {
+        Violation::ForeignDisk => CloseReason::Authz,
+        Violation::Order => CloseReason::Order,
+        Violation::Range => CloseReason::Range,
+        Violation::Beginning => CloseReason::Frame,
     }
 }
 

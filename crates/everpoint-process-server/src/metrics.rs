@@ -7,6 +7,8 @@ use everpoint_format::data::DataObject;
 use everpoint_transport::{CloseReason, Closed};
 use metrics::{counter, gauge, histogram};
 
+use crate::conduct::Denied;
+
 /// A block was taken.
 pub(crate) fn received(block: &ChangeBlock) {
     let frame = block.header().frame;
@@ -15,9 +17,18 @@ pub(crate) fn received(block: &ChangeBlock) {
     counter!("everpoint_server_received_bytes_total").increment(block.bytes().len() as u64);
 }
 
-/// An agent broke the protocol.
+/// An agent broke the protocol, and its connection was closed for it.
 pub(crate) fn violation(reason: CloseReason) {
     counter!("everpoint_server_violations_total", "reason" => reason.name()).increment(1);
+}
+
+/// A connection was closed before a word was listened to.
+pub(crate) fn denied(denied: Denied) {
+    let reason = match denied {
+        Denied::Faults { .. } => "faults",
+        Denied::Links => "links",
+    };
+    counter!("everpoint_server_denied_total", "reason" => reason).increment(1);
 }
 
 /// A connection ended.

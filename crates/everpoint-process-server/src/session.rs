@@ -9,56 +9,94 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everpoint_transport::{CloseReason, Identity, Link, RecvHalf, SendHalf};
+use everpoint_transport::{CloseReason, Closed, Identity, Link, RecvHalf, SendHalf};
 use everpoint_units::MachineId;
 use everpoint_wire::{
     FrameKind, Hello, HelloAnswer, MESSAGE_LEN_MAX, PROTOCOL, RefusalReason, ToAgent, ToServer,
 };
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::clock::wall_time;
+use crate::conduct;
 use crate::machine_task::{Begun, MachineHandle, Request};
 use crate::metrics;
 use crate::ownership::NotOwned;
-use crate::shared::Shared;
+use crate::rate::Rate;
+use crate::shared::{Shared, checks_at_once};
 
 /// How long an agent may take to say hello, or to name the disk of a stream.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Streams that an agent may open at once beyond two for each that it may have, and how soon it may open
+/// one more. An agent opens one a disk, and one more where the server ended it.
+const STREAMS_BURST: u32 = 64;
+const STREAMS_EACH: Duration = Duration::from_millis(250);
+
 /// How long an agent that was refused may stay.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves one connection until it ends.
+/// Serves one connection until it ends, and remembers how it ended.
 pub(crate) async fn serve(shared: Arc<Shared>, link: Link) {
     let Identity::Agent(machine) = link.peer().identity else {
         link.close(CloseReason::Auth, "this port is for agents");
         return;
     };
     let address = link.peer().address;
+    let entered = shared.conduct().enter(machine, shared.clock.now());
+    if let Err(denied) = entered {
+        tracing::debug!(%machine, %address, %denied, "a connection is not listened to");
+        metrics::denied(denied);
+        link.close(CloseReason::Limit, &denied.to_string());
+        return;
+    }
+    converse(&shared, &link, machine).await;
+    // Closed already, or left without a word; the first reason counts.
+    link.close(CloseReason::Unspecified, "");
+    let closed = link.closed().await;
+    tracing::info!(%machine, %address, %closed, "an agent's connection ended");
+    metrics::closed(&closed);
+    let fault = match closed {
+        Closed::ByUs { reason } => Some(reason).filter(|reason| conduct::is_fault(*reason)),
+        _ => None,
+    };
+    if let Some(reason) = fault {
+        metrics::violation(reason);
+    }
+    let now = shared.clock.now();
+    shared.conduct().leave(machine, fault.is_some(), now);
+}
+
+/// Listens to an agent until its connection ends, or should.
+async fn converse(shared: &Arc<Shared>, link: &Link, machine: MachineId) {
+    let address = link.peer().address;
     let opened = timeout(OPENING_TIMEOUT, link.accept_stream()).await;
     let Ok(Ok((send, recv))) = opened else {
         link.close(CloseReason::Slow, "no hello");
         return;
     };
-    let Some(session) = open(&shared, &link, machine, send, recv).await else {
+    let Some(session) = open(shared, link, machine, send, recv).await else {
         return;
     };
     tracing::info!(%machine, %address, "an agent connected");
     let mut streams = JoinSet::new();
+    let mut rate = Rate::new(STREAMS_BURST + 2 * session.streams_max, STREAMS_EACH);
     loop {
         // Cancel-safe: accepting a stream and joining a task take nothing when dropped.
         tokio::select! {
             stream = link.accept_stream() => match stream {
                 Ok((send, recv)) => {
-                    let stream = stream::Stream::new(Arc::clone(&shared), link.clone(), &session);
+                    let now = shared.clock.now();
+                    if !rate.allows(1, now) {
+                        link.close(CloseReason::Limit, "too many streams in too short a time");
+                        break;
+                    }
+                    rate.count(1, now);
+                    let stream = stream::Stream::new(Arc::clone(shared), link.clone(), &session);
                     streams.spawn(stream.run(send, recv));
                 }
-                Err(closed) => {
-                    tracing::info!(%machine, %address, %closed, "an agent's connection ended");
-                    metrics::closed(&closed);
-                    break;
-                }
+                Err(_) => break,
             },
             Some(_) = streams.join_next() => (),
         }
@@ -71,6 +109,8 @@ pub(crate) struct Session {
     machine: MachineId,
     handle: MachineHandle,
     begun: Begun,
+    streams_max: u32,
+    checks: Arc<Semaphore>,
     /// Kept open as long as the session lasts; nothing more travels on it.
     _control: (SendHalf, RecvHalf),
 }
@@ -111,11 +151,14 @@ async fn open(
         }
         return None;
     };
-    link.allow_streams(hello.disk_count.saturating_add(2));
+    let streams_max = hello.disk_count.saturating_add(2);
+    link.allow_streams(streams_max);
     Some(Session {
         machine,
         handle,
         begun,
+        streams_max,
+        checks: Arc::new(Semaphore::new(checks_at_once())),
         _control: (send, recv),
     })
 }

@@ -1,6 +1,6 @@
 //! What all tasks of a process server use, and how one of them ends the others.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use everpoint_cache_log::{CacheLog, Poisoned};
@@ -9,13 +9,14 @@ use everpoint_format::vault::VaultHeader;
 use everpoint_transport::ByteBudget;
 use everpoint_units::{JournalId, Moment, ObjectNo, ServerId};
 use everpoint_vault::Vault;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backlog::Backlog;
 use crate::clock::Clock;
 use crate::commit_task::Command;
+use crate::conduct::Conduct;
 use crate::log_task::LogItem;
 use crate::registry::Registry;
 use crate::state::{ServerState, StateError};
@@ -38,6 +39,9 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<ServerState>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) machines_max: usize,
+    conduct: Mutex<Conduct>,
+    /// Blocks that are being opened on other threads: what they are opened into is outside the budget.
+    pub(crate) checks: Arc<Semaphore>,
     /// Tasks of machines and compares: they hold this, and this holds the ways to them.
     pub(crate) tasks: TaskTracker,
     halt: CancellationToken,
@@ -120,6 +124,8 @@ impl Shared {
             state: Mutex::new(state),
             progress: watch::Sender::new(progress),
             machines_max,
+            conduct: Mutex::default(),
+            checks: Arc::new(Semaphore::new(2 * checks_at_once())),
             tasks: TaskTracker::new(),
             halt: CancellationToken::new(),
             ended: watch::Sender::new(None),
@@ -182,11 +188,22 @@ impl Shared {
         self.ended.borrow().is_some()
     }
 
+    /// How the agents of each machine behaved.
+    pub(crate) fn conduct(&self) -> MutexGuard<'_, Conduct> {
+        self.conduct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes a journal durably before anything names it.
     pub(crate) fn note_journal(&self, journal: JournalId) -> Result<(), StateError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.add(journal)
     }
+}
+
+/// Blocks of one agent that are opened at a time: all of the machine for one that is alone, and for
+/// several their share.
+pub(crate) fn checks_at_once() -> usize {
+    std::thread::available_parallelism().map_or(4, |count| count.get().max(4))
 }
 
 /// A pause before the next attempt at something that failed: doubling, bounded, with jitter so that

@@ -8,8 +8,10 @@ use everpoint_journal::history::DiskHistory;
 use everpoint_replication::sink::{Received, Refusal, Sink};
 use everpoint_units::{BlockNo, DiskId, GenerationId, Level, MachineId, Seq};
 use everpoint_wire::{Compare, DiskState, RefuseReason, ToAgent, Watermarks};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::watch;
 
+use super::excess::{Excess, Tally};
 use super::outbox::Outbox;
 use super::refused;
 use crate::compare::{self, CompareSender};
@@ -19,6 +21,7 @@ use crate::shared::Shared;
 pub(crate) struct DiskSlot {
     pub(crate) sink: Sink,
     pub(crate) committed_through: Seq,
+    pub(crate) tally: Tally,
     name: String,
     begun: bool,
     ended: bool,
@@ -46,6 +49,7 @@ impl DiskSlot {
         Self {
             sink: Sink::new(disk),
             committed_through: Seq::ZERO,
+            tally: Tally::new(),
             name: String::new(),
             begun: false,
             ended: false,
@@ -104,6 +108,7 @@ impl DiskSlot {
 
     pub(crate) fn begin_session(&mut self, outbox: Outbox) {
         self.sink.handle_session();
+        self.tally.handle_session();
         self.outbox = Some(outbox);
         self.compare = None;
     }
@@ -148,18 +153,25 @@ impl DiskSlot {
     }
 
     /// Tells the agent what is held, because a block was not taken.
-    pub(crate) fn refuse(&mut self, reason: RefuseReason) {
+    pub(crate) fn refuse(&mut self, reason: RefuseReason) -> Result<(), Excess> {
         let tail = self.sink.received().map(|received| received.position);
-        self.answer(refused(reason, tail));
+        self.answer(refused(reason, tail))
     }
 
     /// Answers a compare, in a task of its own.
-    pub(crate) fn compare(&mut self, shared: &Arc<Shared>, machine: MachineId, compare: Compare) {
+    pub(crate) fn compare(
+        &mut self,
+        shared: &Arc<Shared>,
+        machine: MachineId,
+        compare: Compare,
+    ) -> Result<(), Excess> {
         let Some(received) = self.sink.received() else {
-            return;
+            return Ok(());
         };
         let generation = received.position.generation;
-        let Some(outbox) = &self.outbox else { return };
+        let Some(outbox) = &self.outbox else {
+            return Ok(());
+        };
         let known = self.compare.as_ref().filter(|(of, _)| *of == generation);
         let sender = match known {
             Some((_, sender)) => sender.clone(),
@@ -176,19 +188,17 @@ impl DiskSlot {
                 sender
             }
         };
-        if sender.try_send(compare).is_err() {
-            tracing::warn!(%machine, "the agent asks for more compares than it may");
+        match sender.try_send(compare) {
+            // One that ended was of a stream that ended.
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(Excess::Compares),
         }
     }
 
-    fn answer(&mut self, answer: ToAgent) {
-        let unread = self
-            .outbox
-            .as_ref()
-            .is_some_and(|outbox| !outbox.answer(answer));
-        if unread {
-            // The stream ends with the outbox, and the agent asks anew on another.
-            self.outbox = None;
+    fn answer(&mut self, answer: ToAgent) -> Result<(), Excess> {
+        match &self.outbox {
+            Some(outbox) if !outbox.answer(answer) => Err(Excess::Answers),
+            _ => Ok(()),
         }
     }
 

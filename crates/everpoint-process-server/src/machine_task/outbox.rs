@@ -2,10 +2,11 @@
 
 use everpoint_transport::SendHalf;
 use everpoint_wire::{FrameKind, ToAgent, Watermarks};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
-/// Answers that wait for the agent to read them, at most. An agent that reads none is told nothing
-/// more; it sees the gap when it asks again.
+/// Answers that wait for the agent to read them, at most. An agent that lets more come together loses
+/// its connection.
 const ANSWERS_MAX: usize = 256;
 
 /// The end that fills. Dropping it ends the writer.
@@ -40,7 +41,8 @@ impl Outbox {
 
     /// An answer; `false` when the agent leaves too many unread.
     pub(crate) fn answer(&self, answer: ToAgent) -> bool {
-        self.answers.try_send(answer).is_ok()
+        // A writer that is gone went with its stream, and nobody waits for the answer.
+        !matches!(self.answers.try_send(answer), Err(TrySendError::Full(_)))
     }
 
     /// The way for answers that are made elsewhere.

@@ -34,6 +34,8 @@ use crate::state::{ServerState, StateError};
 
 /// Blocks on their way from machines to the log, at most.
 const LOG_ITEMS_MAX: usize = 64;
+/// How long an agent may leave what it is sent unread. It has nothing else to do with it.
+const SEND_STALL_MAX: Duration = Duration::from_secs(60);
 /// Commands for the commit that wait, at most.
 const COMMANDS_MAX: usize = 16;
 
@@ -110,6 +112,7 @@ impl ProcessServer {
         let expires_at = credentials.expires_at();
         let mut transport = ServerTransportConfig::new(config.listen, credentials);
         transport.tuning.mtu_max = config.mtu_max;
+        transport.tuning.pace.send_stall = Some(SEND_STALL_MAX);
         let listener = Listener::bind(transport, budget.clone())?;
         let local_address = listener.local_address().map_err(StartError::Address)?;
         let control = ControlSocket::bind(&config.control_socket, CONTROL_LEN_MAX).await?;

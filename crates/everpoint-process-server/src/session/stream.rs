@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use everpoint_format::DecodeError;
 use everpoint_format::change::{BlockHeader, ChangeBlock, ENCODED_LEN_MAX};
-use everpoint_format::digest::{DigestKey, PieceDigest};
+use everpoint_format::digest::PieceDigest;
 use everpoint_transport::{CloseReason, Frame, Link, RecvHalf, SendHalf};
 use everpoint_units::{DiskId, MachineId};
 use everpoint_wire::{Compare, FrameKind, MESSAGE_LEN_MAX, ToAgent, ToServer};
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{OPENING_TIMEOUT, Session};
@@ -35,6 +36,7 @@ pub(super) struct Stream {
     machine: MachineId,
     handle: MachineHandle,
     session: SessionId,
+    checks: Arc<Semaphore>,
     corrupt_count: u32,
 }
 
@@ -63,6 +65,7 @@ impl Stream {
             machine: session.machine,
             handle: session.handle.clone(),
             session: session.begun.session,
+            checks: Arc::clone(&session.checks),
             corrupt_count: 0,
         }
     }
@@ -129,7 +132,7 @@ impl Stream {
                         Ok(None) => open = false,
                         Ok(Some(frame)) => match FrameKind::from_code(frame.kind) {
                             Some(FrameKind::Block) => {
-                                let checked = check(self.shared.header.digest_key, frame.body);
+                                let checked = self.check(frame.body);
                                 items.push_back(checked.map(|checked| Item::Checked(Box::new(checked))).boxed());
                             }
                             _ => {
@@ -142,6 +145,32 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Checks a block and makes its digests: at once where that is quick, on another thread where it
+    /// takes a while. Each agent has its turn there, whatever the others send.
+    fn check(&self, body: Bytes) -> BoxFuture<'static, Checked> {
+        let key = self.shared.header.digest_key;
+        let quick = BlockHeader::decode(&body)
+            .is_ok_and(|header| header.frame.raw_len <= reduce::INLINE_LEN_MAX);
+        let work = move || {
+            let block = ChangeBlock::decode(body)?;
+            let digests = reduce::digests(&key, &block)?;
+            Ok((block, digests))
+        };
+        if quick {
+            return std::future::ready(work()).boxed();
+        }
+        let (own, all) = (Arc::clone(&self.checks), Arc::clone(&self.shared.checks));
+        // Spawned, so that its place in the queue does not depend on who polls the set.
+        let checked = tokio::spawn(async move {
+            let open = "the semaphores are never closed";
+            let _own = own.acquire_owned().await.expect(open);
+            let _all = all.acquire_owned().await.expect(open);
+            let working = tokio::task::spawn_blocking(work);
+            working.await.expect("checking a block does not panic")
+        });
+        async move { checked.await.expect("checking a block is not aborted") }.boxed()
     }
 
     async fn hand_on(&mut self, disk: DiskId, item: Item) -> Result<(), End> {
@@ -212,21 +241,4 @@ fn message(frame: Frame) -> Result<ToServer, End> {
     let broken =
         |error: everpoint_wire::WireError| End::Break(CloseReason::Frame, error.to_string());
     ToServer::decode(frame.body).map_err(broken)
-}
-
-/// Checks a block and makes its digests: at once where that is quick, on another thread where it
-/// takes a while.
-fn check(key: DigestKey, body: Bytes) -> BoxFuture<'static, Checked> {
-    let quick = BlockHeader::decode(&body)
-        .is_ok_and(|header| header.frame.raw_len <= reduce::INLINE_LEN_MAX);
-    let work = move || {
-        let block = ChangeBlock::decode(body)?;
-        let digests = reduce::digests(&key, &block)?;
-        Ok((block, digests))
-    };
-    if quick {
-        return std::future::ready(work()).boxed();
-    }
-    let working = tokio::task::spawn_blocking(work);
-    async move { working.await.expect("checking a block does not panic") }.boxed()
 }

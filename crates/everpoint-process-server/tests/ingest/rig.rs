@@ -13,7 +13,7 @@ use everpoint_journal::history::MachineHistory;
 use everpoint_process_server::{
     CommitConfig, LogConfig, ProcessServer, ProcessServerConfig, TlsConfig,
 };
-use everpoint_transport::pki::{Ca, CredentialPaths, Credentials, Overwrite};
+use everpoint_transport::pki::{Ca, CredentialPaths, Credentials, Issued, Overwrite};
 use everpoint_transport::{
     ByteBudget, ClientTransportConfig, Connector, ExpectedServer, Link, RecvHalf, SendHalf,
     Validity,
@@ -32,7 +32,7 @@ pub(crate) const MACHINE: MachineId = MachineId([0x4d; 16]);
 pub(crate) const DISK: DiskId = DiskId([0xd1; 16]);
 /// Nothing in these tests takes so long; whoever waits longer waits for what never comes.
 const PATIENCE: Duration = Duration::from_secs(30);
-const SECTORS: u64 = 1 << 20;
+pub(crate) const SECTORS: u64 = 1 << 20;
 
 pub(crate) fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -75,7 +75,7 @@ impl Site {
         self.path("vault")
     }
 
-    fn validity() -> Validity {
+    pub(crate) fn validity() -> Validity {
         Validity::from_now(now(), Duration::from_secs(86_400))
     }
 
@@ -127,9 +127,13 @@ impl Site {
             .expect("started")
     }
 
+    /// A certificate of a machine's agent.
+    pub(crate) fn issue(&self, machine: MachineId, validity: Validity) -> Issued {
+        self.ca.issue_agent(machine, validity).expect("issued")
+    }
+
     fn credentials(&self, machine: MachineId) -> Credentials {
-        let issued = self.ca.issue_agent(machine, Self::validity());
-        let issued = issued.expect("issued");
+        let issued = self.issue(machine, Self::validity());
         let name = |what: &str| self.path(&format!("agent-{machine}-{what}"));
         let paths = CredentialPaths {
             certificate: name("cert.pem"),
