@@ -10,6 +10,7 @@
 //! | `record`, `guest`, `judge` | the judge of the kill test, a process of its own |
 //! | `golden` | the files in `golden/` that every later version must read |
 //! | `staged`, `vault_copy`, `vault_view` | what a vault's directory shows |
+//! | `peak` | how much memory a process had at most |
 //! | `wait` | conditions with deadlines |
 
 pub mod rigs {
@@ -23,6 +24,7 @@ pub mod rigs {
     pub mod judge;
     pub mod load;
     pub mod mount;
+    pub mod peak;
     pub mod prefix;
     pub mod record;
     pub mod site;

@@ -56,6 +56,8 @@ pub struct ServerSpec {
     pub log_quota: u64,
     pub log_file_len: u64,
     pub commit_interval_ms: u64,
+    /// Budget of its buffers; none: the product's default. Unit: bytes.
+    pub memory_max: Option<u64>,
 }
 
 /// What an agent with one disk is like.
@@ -68,6 +70,8 @@ pub struct AgentSpec {
     pub block_size: u32,
     /// How fast an initial sync reads. Unit: bytes a second; none: no limit.
     pub resync_rate_max: Option<u64>,
+    /// Budget of everything that it holds; none: the product's default. Unit: bytes.
+    pub memory_max: Option<u64>,
 }
 
 /// A process of the site that is started, and started again.
@@ -212,6 +216,9 @@ impl Site {
         writeln!(config, "create_vault = true")?;
         setting(&mut config, "listen", &address);
         setting(&mut config, "control_socket", &control.display());
+        if let Some(memory) = spec.memory_max {
+            writeln!(config, "memory_bytes_max = {memory}")?;
+        }
         config += "[process.tls]\n";
         self.tls(&mut config, &name);
         config += "[process.cache_log]\n";
@@ -260,7 +267,7 @@ impl Site {
         let list: Vec<String> = list.collect();
         writeln!(config, "servers = [{}]", list.join(", "))?;
         writeln!(config, "queue_bytes_max = {}", spec.queue_max)?;
-        let memory_max = spec.queue_max + AGENT_BESIDE_QUEUE;
+        let memory_max = spec.memory_max.unwrap_or(spec.queue_max + AGENT_BESIDE_QUEUE);
         writeln!(config, "memory_bytes_max = {memory_max}")?;
         if let Some(rate) = spec.resync_rate_max {
             writeln!(config, "resync_rate_max = {rate}")?;
@@ -415,6 +422,7 @@ impl ServerSpec {
             log_quota: 1 << 30,
             log_file_len: 32 << 20,
             commit_interval_ms: 500,
+            memory_max: None,
         }
     }
 }
@@ -427,6 +435,7 @@ impl AgentSpec {
             queue_max: 256 << 20,
             block_size: 512,
             resync_rate_max: None,
+            memory_max: None,
         }
     }
 }
