@@ -39,6 +39,7 @@ use bytes::Bytes;
 use everpoint_units::{BlockNo, ChainValue, DiskId, GenerationId, MachineId, Seq, WallTime};
 
 use crate::cursor::{Put, Reader, checked, crc_matches, seal_crc};
+use crate::digest::{PIECE_LEN, PieceDigest};
 use crate::record::{RECORD_LEN, Record};
 use crate::{Change, DecodeError, DiskPosition, decompress_exact, pack_payload};
 
@@ -373,6 +374,13 @@ impl BlockHeader {
     /// Bytes of the whole block. Unit: bytes.
     pub const fn encoded_len(&self) -> usize {
         HEADER_LEN + self.records_len as usize + self.frame.stored_len as usize
+    }
+
+    /// What the opened block takes beyond its bytes: records as they are worked with, and digests.
+    /// Blocks of many small changes take twice as much there as they have bytes. Unit: bytes.
+    pub const fn opened_len(&self) -> usize {
+        let pieces = self.frame.raw_len as usize / PIECE_LEN;
+        self.record_count as usize * size_of::<Record>() + pieces * size_of::<PieceDigest>()
     }
 }
 

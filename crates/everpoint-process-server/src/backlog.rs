@@ -62,6 +62,14 @@ struct Dropped {
     last: LogPosition,
 }
 
+impl Cached {
+    /// Unit: bytes.
+    const fn memory_len(&self) -> usize {
+        let header = self.block.header();
+        header.encoded_len() + header.opened_len()
+    }
+}
+
 impl Backlog {
     /// An empty backlog that keeps at most `memory_max` bytes of blocks. Unit: bytes.
     pub(crate) fn new(memory_max: usize) -> Self {
@@ -75,12 +83,12 @@ impl Backlog {
     /// A block became durable. Called in log order.
     pub(crate) fn push(&self, cached: Cached) {
         let mut state = self.lock();
-        let len = cached.block.bytes().len();
-        state.waiting += len as u64;
+        let memory = cached.memory_len();
+        state.waiting += cached.block.bytes().len() as u64;
         if let Some(dropped) = &mut state.dropped {
             dropped.last = cached.position;
-        } else if state.memory + len <= self.memory_max {
-            state.memory += len;
+        } else if state.memory + memory <= self.memory_max {
+            state.memory += memory;
             state.in_memory.push_back(cached);
         } else {
             state.dropped = Some(Dropped {
@@ -117,7 +125,7 @@ impl Backlog {
         let mut state = self.lock();
         if let Some(cached) = state.in_memory.pop_front() {
             let len = cached.block.bytes().len();
-            state.memory -= len;
+            state.memory -= cached.memory_len();
             state.waiting = state.waiting.saturating_sub(len as u64);
             return Some(Next::Block(Box::new(cached)));
         }

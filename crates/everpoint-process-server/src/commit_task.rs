@@ -158,7 +158,7 @@ impl CommitTask {
         );
         self.stands.insert(header.disk, header.position());
         // Records count too: many tiny blocks make a long index.
-        let len = header.encoded_len() as u64;
+        let len = (header.encoded_len() + header.opened_len()) as u64;
         self.batch_len += len;
         self.core.handle_block(now, len, true);
         Ok(())

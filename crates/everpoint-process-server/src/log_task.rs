@@ -6,6 +6,7 @@ use std::sync::Arc;
 use everpoint_cache_log::{AppendError, Appended};
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::digest::PieceDigest;
+use everpoint_transport::Taken;
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc;
@@ -18,6 +19,8 @@ use crate::shared::{Ended, Shared};
 pub(crate) struct LogItem {
     pub(crate) block: ChangeBlock,
     pub(crate) digests: Vec<PieceDigest>,
+    /// What both take beyond the block's bytes.
+    pub(crate) opened: Taken,
     /// Whom to tell when it is durable.
     pub(crate) marks: MarkSender,
 }
@@ -79,6 +82,8 @@ fn settle(shared: &Shared, item: LogItem, appended: Result<Appended, AppendError
         block: item.block,
         digests: Some(item.digests),
     });
+    // The backlog counts it now, or has dropped it.
+    drop(item.opened);
     let mark = Mark::Cached {
         disk: header.disk,
         position: header.position(),

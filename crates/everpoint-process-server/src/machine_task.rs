@@ -22,7 +22,7 @@ use everpoint_format::change::ChangeBlock;
 use everpoint_format::digest::PieceDigest;
 use everpoint_journal::history::MachineHistory;
 use everpoint_replication::sink::{Verdict, Violation};
-use everpoint_transport::{CloseReason, Link};
+use everpoint_transport::{CloseReason, Link, Taken};
 use everpoint_units::{DiskId, MachineId, Seq};
 use everpoint_wire::{Compare, DISKS_MAX, DiskState, RefuseReason, ToAgent};
 use tokio::sync::{mpsc, oneshot};
@@ -58,10 +58,17 @@ pub(crate) struct Arrived {
     pub(crate) what: Arrival,
 }
 
+/// A block that was checked and opened, and what that takes.
+pub(crate) struct OpenBlock {
+    pub(crate) block: ChangeBlock,
+    pub(crate) digests: Vec<PieceDigest>,
+    pub(crate) opened: Taken,
+}
+
 /// See [`Arrived`].
 pub(crate) enum Arrival {
     /// A block, checked.
-    Block(Box<ChangeBlock>, Vec<PieceDigest>),
+    Block(Box<OpenBlock>),
     /// A block that did not match its checksum.
     Corrupt,
     /// Which pieces differ from what the newest generation builds on?
@@ -319,7 +326,7 @@ impl MachineTask {
             return;
         };
         let within = match what {
-            Arrival::Block(block, digests) => self.handle_block(disk, *block, digests),
+            Arrival::Block(open) => self.handle_block(disk, *open),
             Arrival::Corrupt => slot.refuse(RefuseReason::Corrupt),
             Arrival::Compare(compare) => slot.compare(&shared, machine, compare),
         };
@@ -328,12 +335,12 @@ impl MachineTask {
         }
     }
 
-    fn handle_block(
-        &mut self,
-        disk: DiskId,
-        block: ChangeBlock,
-        digests: Vec<PieceDigest>,
-    ) -> Result<(), Excess> {
+    fn handle_block(&mut self, disk: DiskId, open: OpenBlock) -> Result<(), Excess> {
+        let OpenBlock {
+            block,
+            digests,
+            opened,
+        } = open;
         let machine = self.machine;
         let session = self.session;
         let now = self.shared.clock.now();
@@ -355,6 +362,7 @@ impl MachineTask {
                 self.taken.push_back(LogItem {
                     block,
                     digests,
+                    opened,
                     marks: self.marks.clone(),
                 });
             }

@@ -21,6 +21,11 @@ use crate::log_task::LogItem;
 use crate::registry::Registry;
 use crate::state::{ServerState, StateError};
 
+/// What opened blocks may take beyond their bytes: 40 blocks of as many records as fit, or 300 of 4 KiB
+/// writes. Beside the budget, so that a block that was received never waits for one that was not.
+/// Unit: bytes.
+const OPENED_MAX: usize = 12 << 20;
+
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) vault: Vault,
@@ -32,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) budget: ByteBudget,
     /// For what is read again: the last quarter.
     pub(crate) commit_budget: ByteBudget,
+    /// For what opened blocks take beyond their bytes, until they are in the backlog, which counts it.
+    pub(crate) opened: ByteBudget,
     pub(crate) registry: Registry,
     pub(crate) clock: Clock,
     pub(crate) log_items: mpsc::Sender<LogItem>,
@@ -117,6 +124,7 @@ impl Shared {
             backlog: Backlog::new(memory_max),
             budget,
             commit_budget,
+            opened: ByteBudget::new(OPENED_MAX),
             registry: Registry::default(),
             clock: Clock::start(),
             log_items,

@@ -7,8 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use everpoint_format::DecodeError;
 use everpoint_format::change::{BlockHeader, ChangeBlock, ENCODED_LEN_MAX};
-use everpoint_format::digest::PieceDigest;
-use everpoint_transport::{CloseReason, Frame, Link, RecvHalf, SendHalf};
+use everpoint_transport::{CloseReason, Frame, Link, RecvHalf, SendHalf, Taken};
 use everpoint_units::{DiskId, MachineId};
 use everpoint_wire::{Compare, FrameKind, MESSAGE_LEN_MAX, ToAgent, ToServer};
 use futures::future::BoxFuture;
@@ -18,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{OPENING_TIMEOUT, Session};
-use crate::machine_task::{Arrival, Arrived, MachineHandle, Request, SessionId, outbox};
+use crate::machine_task::{Arrival, Arrived, MachineHandle, OpenBlock, Request, SessionId, outbox};
 use crate::reduce;
 use crate::shared::Shared;
 
@@ -41,7 +40,7 @@ pub(super) struct Stream {
 }
 
 /// A block with what its check gave.
-type Checked = Result<(ChangeBlock, Vec<PieceDigest>), DecodeError>;
+type Checked = Result<OpenBlock, DecodeError>;
 
 /// What came in: a compare stays behind the blocks that were sent before it.
 enum Item {
@@ -117,13 +116,27 @@ impl Stream {
     /// Receives frames; blocks are checked concurrently, and all is handed on in order.
     async fn receive(&mut self, disk: DiskId, recv: &mut RecvHalf) -> Result<(), End> {
         let mut items: FuturesOrdered<BoxFuture<'static, Item>> = FuturesOrdered::new();
+        let mut waiting: Option<(Bytes, BoxFuture<'static, Taken>)> = None;
         let mut open = true;
-        while open || !items.is_empty() {
-            // Both arms are cancel-safe: a frame that is under way stays in its half, a check stays
-            // in the set.
+        while open || !items.is_empty() || waiting.is_some() {
+            let takes = open && waiting.is_none() && items.len() < ITEMS_MAX;
+            let opening = async {
+                match &mut waiting {
+                    Some((_, opened)) => opened.await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Every arm is cancel-safe: a frame that is under way stays in its half, a check stays
+            // in the set, and a block keeps its place in the queue. Blocks wait for room in their
+            // order, so that what has it can always go on.
             tokio::select! {
                 Some(item) = items.next() => self.hand_on(disk, item).await?,
-                frame = recv.recv_frame(limit), if open && items.len() < ITEMS_MAX => {
+                opened = opening => {
+                    let (body, _) = waiting.take().expect("it was waited for");
+                    let checked = self.check(body, opened);
+                    items.push_back(checked.map(|checked| Item::Checked(Box::new(checked))).boxed());
+                }
+                frame = recv.recv_frame(limit), if takes => {
                     match frame {
                         Err(error) => {
                             tracing::debug!(%disk, %error, "a stream ended");
@@ -132,8 +145,7 @@ impl Stream {
                         Ok(None) => open = false,
                         Ok(Some(frame)) => match FrameKind::from_code(frame.kind) {
                             Some(FrameKind::Block) => {
-                                let checked = self.check(frame.body);
-                                items.push_back(checked.map(|checked| Item::Checked(Box::new(checked))).boxed());
+                                waiting = Some((frame.body.clone(), self.room_for(&frame.body)));
                             }
                             _ => {
                                 let item = Item::Compare(compare(frame)?);
@@ -147,16 +159,28 @@ impl Stream {
         Ok(())
     }
 
+    /// Takes what a block will take when it is opened, as its header says; a header that is no header
+    /// opens nothing.
+    fn room_for(&self, body: &Bytes) -> BoxFuture<'static, Taken> {
+        let len = BlockHeader::decode(body).map_or(0, |header| header.opened_len());
+        let room = self.shared.opened.take(len);
+        async { room.await.expect("there is room for any block") }.boxed()
+    }
+
     /// Checks a block and makes its digests: at once where that is quick, on another thread where it
     /// takes a while. Each agent has its turn there, whatever the others send.
-    fn check(&self, body: Bytes) -> BoxFuture<'static, Checked> {
+    fn check(&self, body: Bytes, opened: Taken) -> BoxFuture<'static, Checked> {
         let key = self.shared.header.digest_key;
         let quick = BlockHeader::decode(&body)
             .is_ok_and(|header| header.frame.raw_len <= reduce::INLINE_LEN_MAX);
         let work = move || {
             let block = ChangeBlock::decode(body)?;
             let digests = reduce::digests(&key, &block)?;
-            Ok((block, digests))
+            Ok(OpenBlock {
+                block,
+                digests,
+                opened,
+            })
         };
         if quick {
             return std::future::ready(work()).boxed();
@@ -179,9 +203,9 @@ impl Stream {
             Item::Checked(checked) => *checked,
         };
         let what = match checked {
-            Ok((block, digests)) => {
+            Ok(open) => {
                 self.corrupt_count = 0;
-                Arrival::Block(Box::new(block), digests)
+                Arrival::Block(Box::new(open))
             }
             Err(DecodeError::Corrupt { .. }) if self.corrupt_count + 1 < CORRUPT_MAX => {
                 self.corrupt_count += 1;
