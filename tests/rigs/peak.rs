@@ -65,19 +65,18 @@ mod tests {
 
     #[test]
     fn what_was_touched_counts_until_it_is_forgotten() {
+        // Far more than the tests beside this one touch; the kernel's counters lag by a few pages.
+        let (len, most) = (256 << 20, 128 << 20);
         let me = std::process::id();
-        let before = Peak::of(me).unwrap();
-        let touched = vec![1_u8; 64 << 20];
+        let before = Peak::of(me).unwrap().resident_max;
+        let touched = vec![1_u8; len];
         assert_eq!(std::hint::black_box(&touched)[9], 1);
-        let with = Peak::of(me).unwrap();
-        assert!(
-            before.resident_max + (32 << 20) < with.resident_max,
-            "{before}, {with}"
-        );
-        assert!(32 << 20 < with.anonymous);
+        assert!(most < Peak::of(me).unwrap().anonymous);
         drop(touched);
-        assert!(with.resident_max <= Peak::of(me).unwrap().resident_max);
+        let with = Peak::of(me).unwrap().resident_max;
+        assert!(before + most < with, "{before}, {with}");
         Peak::forget(me).unwrap();
-        assert!(Peak::of(me).unwrap().resident_max < with.resident_max);
+        let after = Peak::of(me).unwrap().resident_max;
+        assert!(after + most < with, "{after}, {with}");
     }
 }
