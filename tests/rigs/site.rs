@@ -267,7 +267,9 @@ impl Site {
         let list: Vec<String> = list.collect();
         writeln!(config, "servers = [{}]", list.join(", "))?;
         writeln!(config, "queue_bytes_max = {}", spec.queue_max)?;
-        let memory_max = spec.memory_max.unwrap_or(spec.queue_max + AGENT_BESIDE_QUEUE);
+        let memory_max = spec
+            .memory_max
+            .unwrap_or(spec.queue_max + AGENT_BESIDE_QUEUE);
         writeln!(config, "memory_bytes_max = {memory_max}")?;
         if let Some(rate) = spec.resync_rate_max {
             writeln!(config, "resync_rate_max = {rate}")?;
