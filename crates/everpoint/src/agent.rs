@@ -77,8 +77,10 @@ pub(crate) struct Detach {
 struct RunEnded {
     /// Disks that go on at the next start where they stood.
     clean: Vec<String>,
-    /// Disks that are compared at the next start.
-    compared: Vec<String>,
+    /// Disks that were drained, and are compared at the next start: their source proves nothing.
+    unproven: Vec<String>,
+    /// Disks that were not drained, and are compared at the next start.
+    undrained: Vec<String>,
 }
 
 /// Does what is asked.
@@ -158,13 +160,14 @@ async fn serve(path: &Path, json: bool) -> Result<(), Failure> {
     let ids = |disks: &[DiskId]| disks.iter().map(DiskId::to_string).collect();
     let ended = RunEnded {
         clean: ids(&stopped.clean),
-        compared: ids(&stopped.compared),
+        unproven: ids(&stopped.unproven),
+        undrained: ids(&stopped.undrained),
     };
     output::print(json, &ended, |_| String::new())?;
-    if ended.compared.is_empty() {
+    if ended.undrained.is_empty() {
         return Ok(());
     }
-    let text = format!("{} disks were not drained in time", ended.compared.len());
+    let text = format!("{} disks were not drained in time", ended.undrained.len());
     let help = "they are compared with the server at the next start";
     Err(Failure::new(Code::Incomplete, text).help(help))
 }

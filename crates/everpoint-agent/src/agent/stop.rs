@@ -25,8 +25,12 @@ const THREADS_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Stopped {
     /// Disks that go on at the next start where they stood.
     pub clean: Vec<DiskId>,
-    /// Disks that are compared at the next start.
-    pub compared: Vec<DiskId>,
+    /// Disks that were drained, and are compared at the next start all the same: their source, a block
+    /// device or another NBD export, cannot show that nobody wrote to it meanwhile.
+    pub unproven: Vec<DiskId>,
+    /// Disks that were not drained, or whose stop could not be remembered. They are compared at the
+    /// next start.
+    pub undrained: Vec<DiskId>,
 }
 
 impl Agent {
@@ -83,7 +87,7 @@ impl Inner {
         tracing::info!(%machine, "agent stops");
         if timeout_at(deadline, self.nbd.shutdown()).await.is_err() {
             tracing::warn!(%machine, "guests did not end in time");
-            return self.all_compared();
+            return self.all_undrained();
         }
         // No more statements of idle disks: where a disk stands must not move behind its answer.
         self.machine.order().silence();
@@ -109,33 +113,43 @@ impl Inner {
 
     /// Remembers where the disks stand that are in good order.
     async fn remember(&self, drained: &[(Arc<Disk>, Option<DiskPosition>)]) -> Stopped {
-        let mut clean = Vec::new();
+        let (mut clean, mut stopped) = (Vec::new(), Stopped::default());
         for (disk, tail) in drained {
-            let source = disk.source().identity();
-            if let (Some(tail), Ok(Some(source))) = (*tail, source) {
-                let disk = disk.id;
-                clean.push(CleanDisk { disk, tail, source });
+            let (id, source) = (disk.id, disk.source().identity());
+            match (*tail, source) {
+                (Some(tail), Ok(Some(source))) => clean.push(CleanDisk {
+                    disk: id,
+                    tail,
+                    source,
+                }),
+                (Some(_), Ok(None)) => stopped.unproven.push(id),
+                (None, _) | (Some(_), Err(_)) => stopped.undrained.push(id),
             }
         }
+        let ids: Vec<DiskId> = clean.iter().map(|clean| clean.disk).collect();
         let (state, machine) = (Arc::clone(&self.state), self.machine.id);
-        let saved = blocking(move || state.save_clean(machine, &clean).map(|()| clean)).await;
-        let clean: Vec<DiskId> = match saved {
-            Ok(clean) => clean.iter().map(|clean| clean.disk).collect(),
+        let saved = blocking(move || state.save_clean(machine, &clean)).await;
+        match saved {
+            Ok(()) => stopped.clean = ids,
             Err(error) => {
                 tracing::error!(error = %chain(&error), "the stop cannot be remembered");
-                Vec::new()
+                stopped.undrained.extend(ids);
             }
-        };
-        let ids = drained.iter().map(|(disk, _)| disk.id);
-        let compared: Vec<DiskId> = ids.filter(|id| !clean.contains(id)).collect();
-        tracing::info!(%machine, clean = clean.len(), compared = compared.len(), "agent stopped");
-        Stopped { clean, compared }
+        }
+        tracing::info!(
+            %machine,
+            clean = stopped.clean.len(),
+            unproven = stopped.unproven.len(),
+            undrained = stopped.undrained.len(),
+            "agent stopped"
+        );
+        stopped
     }
 
-    fn all_compared(&self) -> Stopped {
+    fn all_undrained(&self) -> Stopped {
         Stopped {
-            clean: Vec::new(),
-            compared: self.disks.all().iter().map(|disk| disk.id).collect(),
+            undrained: self.disks.all().iter().map(|disk| disk.id).collect(),
+            ..Stopped::default()
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use bytes::Bytes;
-use everpoint_agent::DiskStateWord;
+use everpoint_agent::{DiskStateWord, Stopped};
 use everpoint_nbd::{
     Allocation, Errno, Export, ExportInfo, MemoryExport, NbdAddress, Server, ServerConfig,
     ZeroFlags,
@@ -192,6 +192,20 @@ async fn a_sparse_disk_is_copied_without_its_holes() {
     assert_eq!(status.disks[0].resync_done_bytes, 512 * MIB);
     assert_eq!(status.disks[0].resync_reason, "initial-sync");
     agent.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_behind_nbd_is_drained_by_a_stop_and_compared_again_all_the_same() {
+    let shop = Workshop::new(Manner::default());
+    let (_source, config) = Failing::serve(&shop, MIB);
+    let agent = shop.start(vec![config]).await;
+    in_time(agent.wait_protected()).await;
+    let stopped = in_time(agent.stop(PATIENCE)).await;
+    let unproven = Stopped {
+        unproven: vec![disk_id(1)],
+        ..Stopped::default()
+    };
+    assert_eq!(stopped, unproven);
 }
 
 #[tokio::test(flavor = "multi_thread")]
