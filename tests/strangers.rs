@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use everpoint_tests::rigs::child::Process;
 use everpoint_tests::rigs::image::ImageDigest;
 use everpoint_tests::rigs::mount::{Fuse, LoopDevice, Mount};
 use everpoint_tests::rigs::site::{Agent, AgentSpec, Server, ServerSpec, Site};
 use everpoint_tests::rigs::{tool, wait};
+use rustix::process::Signal;
 use serde_json::Value;
 use xtask::image::{self, ImageSpec};
 
@@ -73,6 +75,36 @@ impl World {
     }
 }
 
+/// A qcow2 image that qemu-storage-daemon exports: its socket's URI, and the daemon.
+async fn export_qcow2(site: &Site, image: &Path) -> Result<(PathBuf, Process)> {
+    let size = format!("{DISK_MIB}M");
+    let words = ["create", "-q", "-f", "qcow2"].map(std::ffi::OsStr::new);
+    let args = words.into_iter().chain([image.as_os_str(), size.as_ref()]);
+    tool::run("qemu-img", args).await?;
+    let socket = site.socket("storage-daemon");
+    let file = format!("driver=file,node-name=file,filename={}", image.display());
+    let server = format!("addr.type=unix,addr.path={}", socket.display());
+    let mut daemon = tool::tool("qemu-storage-daemon")?;
+    daemon.args(["--blockdev", &file]);
+    daemon.args([
+        "--blockdev",
+        "driver=qcow2,node-name=image,file=file,discard=unmap",
+    ]);
+    daemon.args(["--nbd-server", &server, "--export"]);
+    daemon.arg("type=nbd,id=export,node-name=image,name=image,writable=on");
+    let daemon = Process::start(
+        "qemu-storage-daemon",
+        daemon,
+        &site.log("qemu-storage-daemon"),
+    )?;
+    let uri = format!("nbd+unix:///image?socket={}", socket.display());
+    wait::until("the export of a qcow2", STEP_TIME_MAX, async || {
+        Ok(tool::run("nbdinfo", ["--size", &uri]).await.ok())
+    })
+    .await?;
+    Ok((PathBuf::from(uri), daemon))
+}
+
 /// An ext4 image, `other` thousandths of whose files are others.
 async fn image(site: &Site, name: &str, other: u16) -> Result<PathBuf> {
     let mut spec = ImageSpec::new(site.image(name), DISK_MIB);
@@ -81,6 +113,50 @@ async fn image(site: &Site, name: &str, other: u16) -> Result<PathBuf> {
     let path = spec.out.clone();
     tokio::task::spawn_blocking(move || image::make(&spec)).await??;
     Ok(path)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_qcow2_behind_qemu_storage_daemon_is_protected_as_its_guest_sees_it() -> Result<()> {
+    let qcow2 = std::cell::OnceCell::new();
+    let world = World::begin("qcow2", async |site: &Site| {
+        let image = site.image("source.qcow2");
+        let (uri, daemon) = export_qcow2(site, &image).await?;
+        let _ = qcow2.set((image, daemon));
+        Ok(uri)
+    })
+    .await?;
+    let (image, mut daemon) = qcow2.into_inner().context("the source was made")?;
+    let (site, uri) = (&world.site, world.uri());
+    let copied = crate::image(site, "first.raw", 0).await?;
+    tool::run(
+        "nbdcopy",
+        ["--flush".as_ref(), copied.as_os_str(), uri.as_ref()],
+    )
+    .await?;
+    world
+        .agent
+        .until_settled(&world.server, STEP_TIME_MAX)
+        .await?;
+    let (vault, disk) = (site.vault(), world.agent.disk);
+    let restored = site.restore(&vault, disk, "latest", "restored.raw").await?;
+    ImageDigest::of(&copied)?
+        .expect_same(&ImageDigest::of(&restored.path)?, "what nbdcopy wrote")?;
+    // With everybody gone who had it open, qemu's own word: image and restored disk are the same.
+    let World {
+        site,
+        mut server,
+        mut agent,
+        ..
+    } = world;
+    ensure!(agent.node.stop().await?.success());
+    ensure!(server.node.stop().await?.success());
+    daemon.signal(Signal::TERM)?;
+    daemon.ended(STEP_TIME_MAX).await?;
+    let words = ["compare", "-f", "qcow2", "-F", "raw"].map(std::ffi::OsStr::new);
+    let both = [image.as_os_str(), restored.path.as_os_str()];
+    tool::run("qemu-img", words.into_iter().chain(both)).await?;
+    site.passed();
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,8 @@ use crate::workspace::Workspace;
 pub struct Need {
     pub program: &'static str,
     pub package: &'static str,
+    /// The package that had it in an older Debian; tried where the other does not bring the program.
+    pub older_package: Option<&'static str>,
 }
 
 /// The linker, and the compiler of the crates that bring C.
@@ -38,7 +40,10 @@ pub const ALL: [Need; 17] = [
     need("fsfreeze", "util-linux"),
     need("qemu-img", "qemu-utils"),
     need("qemu-nbd", "qemu-utils"),
-    need("qemu-storage-daemon", "qemu-utils"),
+    Need {
+        older_package: Some("qemu-system-common"),
+        ..need("qemu-storage-daemon", "qemu-utils")
+    },
     need("nbdcopy", "libnbd-bin"),
     need("nbdinfo", "libnbd-bin"),
     need("nbdfuse", "libnbd-bin"),
@@ -52,7 +57,11 @@ pub const ALL: [Need; 17] = [
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
 const fn need(program: &'static str, package: &'static str) -> Need {
-    Need { program, package }
+    Need {
+        program,
+        package,
+        older_package: None,
+    }
 }
 
 /// Sees to it that every program of `needs` is there. Answers with the packages that it installed.
@@ -66,16 +75,22 @@ pub fn provide(workspace: &Workspace, needs: &[Need]) -> Result<Vec<&'static str
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    let packages = packages(&missing);
     if !rustix::process::geteuid().is_root() || run::find("apt-get").is_none() {
         bail!(how_to_install(&missing));
     }
-    install(workspace, &packages)?;
-    let still = self::missing(&missing, |program| run::find(program).is_some());
+    let mut installed = packages(missing.iter().map(|need| need.package));
+    install(workspace, &installed)?;
+    let mut still = self::missing(&missing, |program| run::find(program).is_some());
+    let older = packages(still.iter().filter_map(|need| need.older_package));
+    if !older.is_empty() {
+        install(workspace, &older)?;
+        installed.extend(older);
+        still = self::missing(&still, |program| run::find(program).is_some());
+    }
     if !still.is_empty() {
         bail!(how_to_install(&still));
     }
-    Ok(packages)
+    Ok(installed)
 }
 
 fn missing(needs: &[Need], is_there: impl Fn(&str) -> bool) -> Vec<Need> {
@@ -83,17 +98,23 @@ fn missing(needs: &[Need], is_there: impl Fn(&str) -> bool) -> Vec<Need> {
     needs.filter(|need| !is_there(need.program)).collect()
 }
 
-fn packages(needs: &[Need]) -> Vec<&'static str> {
-    let packages: BTreeSet<_> = needs.iter().map(|need| need.package).collect();
+fn packages(named: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    let packages: BTreeSet<_> = named.collect();
     packages.into_iter().collect()
 }
 
 fn how_to_install(missing: &[Need]) -> String {
     let programs: Vec<_> = missing.iter().map(|need| need.program).collect();
+    let command = packages(missing.iter().map(|need| need.package)).join(" ");
+    let older = packages(missing.iter().filter_map(|need| need.older_package)).join(" ");
+    let older = if older.is_empty() {
+        older
+    } else {
+        format!(" (on an older one, with {older})")
+    };
     format!(
-        "missing: {}; on Debian they come with: sudo apt-get install --yes {}",
-        programs.join(", "),
-        packages(missing).join(" ")
+        "missing: {}; on Debian they come with: sudo apt-get install --yes {command}{older}",
+        programs.join(", ")
     )
 }
 
@@ -177,11 +198,19 @@ mod tests {
         let missing = missing(&ALL, |program| {
             !["c++", "nbdcopy", "nbdinfo", "nbdfuse"].contains(&program)
         });
-        assert_eq!(packages(&missing), ["g++", "libnbd-bin"]);
         assert_eq!(
             how_to_install(&missing),
             "missing: c++, nbdcopy, nbdinfo, nbdfuse; on Debian they come with: \
              sudo apt-get install --yes g++ libnbd-bin"
+        );
+    }
+
+    #[test]
+    fn the_package_that_an_older_debian_has_is_named_beside() {
+        let missing = missing(&ALL, |program| program != "qemu-storage-daemon");
+        assert!(
+            how_to_install(&missing)
+                .ends_with("--yes qemu-utils (on an older one, with qemu-system-common)")
         );
     }
 
