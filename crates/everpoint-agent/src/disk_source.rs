@@ -18,6 +18,7 @@ use everpoint_units::{ByteLen, Extent};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use crate::blocking::outcome;
 use crate::config::DiskConfig;
 
 use file::FileSource;
@@ -231,7 +232,7 @@ pub(crate) async fn open(
         let opened = guest
             .spawn_blocking(move || FileSource::open(&config))
             .await;
-        return Ok(Arc::new(opened.expect("opening a file does not panic")?));
+        return Ok(Arc::new(outcome(opened).await?));
     }
     let source_name = config.source.clone();
     if config.direct {

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::backlog::{Cached, Next};
+use crate::blocking::{blocking, outcome};
 use crate::clock::wall_time;
 use crate::machine_task::{MachineHandle, Mark};
 use crate::metrics;
@@ -111,7 +112,8 @@ impl CommitTask {
             tokio::select! {
                 biased;
                 Some(done) = self.puts.join_next() => {
-                    self.handle_done(done.expect("a put neither panics nor is aborted"));
+                    let done = outcome(done).await;
+                    self.handle_done(done);
                 }
                 command = commands.recv() => match command {
                     Some(command) => self.handle_command(command).await,
@@ -169,10 +171,8 @@ impl CommitTask {
             return Ok(digests);
         }
         let (key, block) = (self.shared.header.digest_key, cached.block.clone());
-        let made = tokio::task::spawn_blocking(move || reduce::digests(&key, &block));
-        made.await
-            .expect("making digests does not panic")
-            .map_err(Ended::Block)
+        let made = blocking(move || reduce::digests(&key, &block)).await;
+        made.map_err(Ended::Block)
     }
 
     /// Reads a block whose bytes were dropped, or that an earlier boot cached. `None` where nothing
@@ -180,11 +180,11 @@ impl CommitTask {
     async fn read_again(&mut self, from: LogPosition) -> Result<Option<Cached>, Ended> {
         let reader = self.reader.take();
         let mut reader = reader.unwrap_or_else(|| self.shared.log.reader(from));
-        let read = tokio::task::spawn_blocking(move || {
+        let read = move || {
             let record = reader.next_record();
             (reader, record)
-        });
-        let (reader, record) = read.await.expect("reading the log does not panic");
+        };
+        let (reader, record) = blocking(read).await;
         let Some(record) = record.map_err(Ended::LogRead)? else {
             // Dropped blocks are synced before they are dropped, so they are there to be read.
             tracing::error!(%from, "the cache log ends before a block that it holds");

@@ -9,6 +9,7 @@
 //! | `commit_task.rs` | objects and their creation; the core is `everpoint_journal::commit` |
 //! | `ownership.rs`, `registry.rs` | whether this server owns a machine |
 //! | `conduct.rs`, `rate.rs` | who broke the protocol and has to wait; how much of something is too much |
+//! | `blocking.rs` | work on other threads, and what tasks come to when the runtime goes down |
 //! | `take_over.rs` | another server's journals, on an operator's word |
 //! | `compare.rs` | which pieces of a disk differ from what the vault holds |
 //!
@@ -17,6 +18,7 @@
 //! the tokens that those steps return.
 
 mod backlog;
+mod blocking;
 mod clock;
 mod commit_task;
 mod compare;

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::{Agent, Inner};
+use crate::blocking::outcome;
 use crate::config::{AgentConfig, DiskConfig};
 use crate::control;
 use crate::disk_table::DiskTable;
@@ -174,7 +175,7 @@ impl Inner {
             let listening = self
                 .guest
                 .spawn(async move { nbd.listen_tcp(address).await });
-            let bound = listening.await.expect("listening does not panic")?;
+            let bound = outcome(listening.await).await?;
             self.tcp.get_or_init(|| bound);
         }
         Ok(())

@@ -9,6 +9,7 @@ use everpoint_vault::Remedy;
 use everpoint_vault::history::{HistoryError, seal_journal};
 
 use super::CommitTask;
+use crate::blocking::outcome;
 use crate::clock::wall_time;
 use crate::shared::{BackOff, Ended};
 use crate::state::StateError;
@@ -94,7 +95,8 @@ impl CommitTask {
             }
             match self.puts.join_next().await {
                 Some(done) => {
-                    self.handle_done(done.expect("a put neither panics nor is aborted"));
+                    let done = outcome(done).await;
+                    self.handle_done(done);
                 }
                 None => return Err(RotateError::Ending),
             }

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{ProcessServer, accept, set_gauges};
+use crate::blocking::blocking;
 use crate::clock::wall_time;
 use crate::commit_task::CommitTask;
 use crate::config::{ProcessServerConfig, SettingError};
@@ -281,11 +282,11 @@ async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<(), Star
     let mut reader = recovered.reader().expect("there is a first block");
     let (mut taken, mut discarded) = (0_u64, 0_u64);
     loop {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = move || {
             let record = reader.next_record();
             (reader, record)
-        });
-        let (came_back, record) = read.await.expect("reading the log does not panic");
+        };
+        let (came_back, record) = blocking(read).await;
         reader = came_back;
         let Some(record) = record? else { break };
         let block = ChangeBlock::decode(record.payload)?;

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{OPENING_TIMEOUT, Session};
+use crate::blocking::{blocking, outcome};
 use crate::machine_task::{Arrival, Arrived, MachineHandle, OpenBlock, Request, SessionId, outbox};
 use crate::reduce;
 use crate::shared::Shared;
@@ -191,10 +192,9 @@ impl Stream {
             let open = "the semaphores are never closed";
             let _own = own.acquire_owned().await.expect(open);
             let _all = all.acquire_owned().await.expect(open);
-            let working = tokio::task::spawn_blocking(work);
-            working.await.expect("checking a block does not panic")
+            blocking(work).await
         });
-        async move { checked.await.expect("checking a block is not aborted") }.boxed()
+        async move { outcome(checked.await).await }.boxed()
     }
 
     async fn hand_on(&mut self, disk: DiskId, item: Item) -> Result<(), End> {

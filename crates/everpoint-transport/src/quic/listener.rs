@@ -164,9 +164,14 @@ impl Listener {
         loop {
             tokio::select! {
                 incoming = self.endpoint.accept() => self.admit(incoming?),
-                Some(done) = self.running.join_next() => {
-                    if let Some(link) = done.expect("a handshake neither panics nor is aborted") {
-                        return Some(link);
+                Some(done) = self.running.join_next() => match done {
+                    Ok(Some(link)) => return Some(link),
+                    Ok(None) => {}
+                    // Otherwise the runtime is going down: only that drops a handshake.
+                    Err(error) => {
+                        if let Ok(panic) = error.try_into_panic() {
+                            std::panic::resume_unwind(panic);
+                        }
                     }
                 }
             }
