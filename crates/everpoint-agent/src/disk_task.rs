@@ -31,7 +31,6 @@ use tokio::time::{Instant, sleep_until};
 use crate::compare_book::{CompareBook, CompareRequest};
 use crate::disk::{Disk, DiskReport};
 use crate::disk_stream::{self, DiskStream, OpenError, Sending};
-use crate::loss_backoff::LossBackoff;
 use crate::meters::BlockMeters;
 use crate::packer_task::Packing;
 use crate::resync_task::Resync;
@@ -67,8 +66,7 @@ pub(crate) struct DiskTask {
     stream: Option<DiskStream>,
     sending: Option<Sending>,
     retry_at: Option<Instant>,
-    /// When the next generation may begin.
-    losses: LossBackoff,
+    /// When to look again whether a generation may begin.
     begin_at: Option<Instant>,
     /// The last frame was a block, or there was none to send: a question is next.
     sent_block: bool,
@@ -121,7 +119,6 @@ impl DiskTask {
             stream: None,
             sending: None,
             retry_at: None,
-            losses: LossBackoff::default(),
             begin_at: None,
             sent_block: true,
             compares: CompareBook::default(),
@@ -299,8 +296,6 @@ impl DiskTask {
         let machine = &self.disk.machine;
         let figures = machine.order().figures(self.disk.slot);
         if let Some(QueueState::Lost { reason, since }) = figures.map(|figures| figures.state) {
-            let wait = self.losses.handle_lost(self.source.is_level());
-            self.begin_at = wait.map(|wait| Instant::now() + wait);
             self.source.handle_order_lost(resync_reason(reason), since);
             self.stop_resync();
         }
@@ -352,7 +347,12 @@ impl DiskTask {
         };
         let (machine, slot) = (Arc::clone(&self.disk.machine), self.disk.slot);
         let settled = self.packing.is_empty() && self.source.is_cached();
-        if self.drained.is_some() || !settled || self.begin_at.is_some() {
+        if self.drained.is_some() || !settled {
+            return;
+        }
+        let begins_at = self.source.begins_at();
+        if machine.clock.now() < begins_at {
+            self.begin_at = Some(machine.clock.instant(begins_at));
             return;
         }
         let generation = GenerationId(rand::random());
@@ -368,7 +368,7 @@ impl DiskTask {
                 .is_err()
             {
                 machine.reserve.notify_one();
-                self.begin_at = Some(Instant::now() + RETRY);
+                self.retry_at.get_or_insert(Instant::now() + RETRY);
                 return;
             }
         }

@@ -15,7 +15,7 @@
 //! | `disk_source` | what holds a disk's bytes |
 //! | `machine` | what all parts share |
 //! | `packer_task` | batches out of the queue, compressed on other threads |
-//! | `disk_task`, `disk_stream`, `compare_book`, `loss_backoff` | one disk's session |
+//! | `disk_task`, `disk_stream`, `compare_book` | one disk's session |
 //! | `resync_task` | initial sync and resync |
 //! | `session_task`, `reserve_task`, `state` | the machine's session, and what must survive the agent |
 //! | `control`, `status`, `meters`, `meter_task` | what is seen from outside |
@@ -35,7 +35,6 @@ mod disk_stream;
 mod disk_table;
 mod disk_task;
 mod error;
-mod loss_backoff;
 mod machine;
 mod meter_task;
 mod meters;

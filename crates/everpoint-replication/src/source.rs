@@ -27,8 +27,10 @@ use everpoint_format::change::FrozenBlock;
 use everpoint_units::{BlockNo, GenerationId, Level, Moment};
 
 mod lag;
+mod loss_backoff;
 
 use lag::Lag;
+use loss_backoff::LossBackoff;
 
 /// After so many refusals in a row without progress, sending the same again is given up.
 const REFUSALS_MAX: u32 = 3;
@@ -58,6 +60,9 @@ pub struct Source {
     /// Encoded bytes of what is held beyond `sent`. Unit: bytes.
     unsent_bytes: u64,
     wanted: Option<ResyncReason>,
+    /// What is wanted does not begin before.
+    begins_at: Moment,
+    losses: LossBackoff,
     rewound: Rewound,
     lag: Lag,
     pending: Pending,
@@ -195,6 +200,8 @@ impl Source {
             offered: 0,
             unsent_bytes: 0,
             wanted: Some(ResyncReason::AgentRestart),
+            begins_at: Moment::default(),
+            losses: LossBackoff::default(),
             rewound: Rewound::default(),
             lag: Lag::behind(since),
             pending: Pending::default(),
@@ -354,17 +361,23 @@ impl Source {
 
     /// The disk lost write order; blocks that were taken before may still be frozen.
     pub fn handle_order_lost(&mut self, reason: ResyncReason, now: Moment) {
-        self.wanted.get_or_insert(reason);
+        self.want(reason, now);
         self.lag.handle_lost(now);
     }
 
-    /// The generation to begin, once nothing of the one before is left to be frozen. `None` while
-    /// there is no link, or none is needed.
+    /// The generation to begin, once nothing of the one before is left to be frozen, and not before
+    /// [`Self::begins_at`]. `None` while there is no link, or none is needed.
     pub fn wanted_generation(&self) -> Option<WantedGeneration> {
         let reason = self.wanted.filter(|_| self.linked)?;
         let base = self.tail();
         let reason = base.map_or(ResyncReason::InitialSync, |_| reason);
         Some(WantedGeneration { base, reason })
+    }
+
+    /// The earliest moment for the generation that is wanted: one that follows another that was never
+    /// level waits a while.
+    pub const fn begins_at(&self) -> Moment {
+        self.begins_at
     }
 
     /// The generation that was wanted has begun.
@@ -572,6 +585,14 @@ impl Source {
         }
     }
 
+    /// A generation has to begin. The first reason is the one that is told.
+    fn want(&mut self, reason: ResyncReason, now: Moment) {
+        if self.wanted.is_none() {
+            self.wanted = Some(reason);
+            self.begins_at = now.after(self.losses.handle_lost(self.lag.is_level()));
+        }
+    }
+
     /// What is held leads nowhere: the next generation builds on `tail`.
     fn rebase(&mut self, tail: Option<DiskPosition>, reason: ResyncReason, now: Moment) {
         self.pending.freed.0 += self.held.len() as u64;
@@ -581,7 +602,7 @@ impl Source {
         let ordinal = self.frozen();
         if self.generation().is_some() {
             // The first contact of a fresh source finds an unknown position by right.
-            self.wanted = Some(self.wanted.unwrap_or(reason));
+            self.want(reason, now);
             self.pending.lose = Some(reason);
         }
         self.runs.clear();

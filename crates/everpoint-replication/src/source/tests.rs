@@ -215,6 +215,31 @@ fn a_copy_is_level_when_its_completion_is_committed() {
 }
 
 #[test]
+fn only_a_generation_after_one_that_was_never_level_waits_and_a_second_loss_of_one_counts_once() {
+    let (mut source, _) = begun(1);
+    source.handle_order_lost(ResyncReason::QueueOverflow, NOW);
+    let wait = source.begins_at().since(NOW);
+    assert!(!wait.is_zero());
+    source.handle_order_lost(ResyncReason::LocalError, NOW);
+    assert_eq!(source.begins_at().since(NOW), wait);
+    assert_eq!(
+        source.wanted_generation().map(|wanted| wanted.reason),
+        Some(ResyncReason::QueueOverflow)
+    );
+    send_all(&mut source);
+    source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo(1));
+    source.handle_begun(G2);
+    freeze(&mut source, 1, vec![Change::ResyncComplete], true);
+    send_all(&mut source);
+    source.handle_watermarks(EPOCH, G2, BlockNo(1), BlockNo(1));
+    assert!(source.is_level());
+    // Also where the loss is the server's: it does not know this position.
+    source.handle_linked(EPOCH, None, None, NOW);
+    assert!(source.wants_generation());
+    assert_eq!(source.begins_at(), NOW);
+}
+
+#[test]
 fn a_completion_of_an_order_that_was_lost_meanwhile_does_not_count() {
     let (mut source, _) = begun(1);
     source.handle_order_lost(ResyncReason::QueueOverflow, NOW);

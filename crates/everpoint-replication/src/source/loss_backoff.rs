@@ -17,16 +17,15 @@ pub(crate) struct LossBackoff {
 }
 
 impl LossBackoff {
-    /// Order was lost, of a copy that was level or not. How long the next generation waits; `None`:
-    /// it begins as soon as there is room.
-    pub(crate) fn handle_lost(&mut self, was_level: bool) -> Option<Duration> {
+    /// Order was lost, of a copy that was level or not. How long the next generation waits.
+    pub(crate) fn handle_lost(&mut self, was_level: bool) -> Duration {
         if was_level {
             self.count = 0;
-            return None;
+            return Duration::ZERO;
         }
         let doubled = FROM.saturating_mul(1 << self.count.min(16));
         self.count = self.count.saturating_add(1);
-        Some(doubled.min(TO))
+        doubled.min(TO)
     }
 }
 
@@ -37,14 +36,14 @@ mod tests {
     #[test]
     fn only_generations_that_never_became_level_make_the_next_one_wait() {
         let mut losses = LossBackoff::default();
-        assert_eq!(losses.handle_lost(true), None);
-        assert_eq!(losses.handle_lost(false), Some(FROM));
-        assert_eq!(losses.handle_lost(false), Some(FROM * 2));
-        assert_eq!(losses.handle_lost(true), None);
-        assert_eq!(losses.handle_lost(false), Some(FROM));
+        assert_eq!(losses.handle_lost(true), Duration::ZERO);
+        assert_eq!(losses.handle_lost(false), FROM);
+        assert_eq!(losses.handle_lost(false), FROM * 2);
+        assert_eq!(losses.handle_lost(true), Duration::ZERO);
+        assert_eq!(losses.handle_lost(false), FROM);
         for _ in 0..100 {
-            assert!(losses.handle_lost(false) <= Some(TO));
+            assert!(losses.handle_lost(false) <= TO);
         }
-        assert_eq!(losses.handle_lost(false), Some(TO));
+        assert_eq!(losses.handle_lost(false), TO);
     }
 }
