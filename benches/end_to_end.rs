@@ -116,17 +116,14 @@ async fn copy_protected(image: &Path, digest: &ImageDigest, queue_mib: u64) -> R
         log_file_len: 256 << 20,
         ..ServerSpec::new("server", site.vault())
     };
-    let mut server = site.server(spec).await?;
-    server.node.start().await?;
     let source = site.path("source.raw");
     File::create_new(&source)?.set_len(image.metadata()?.len())?;
-    let spec = AgentSpec {
+    let protected = AgentSpec {
         queue_max: queue_mib << 20,
-        ..AgentSpec::new(source.clone())
+        ..AgentSpec::new(source)
     };
-    let mut agent = site.agent(spec, &[&server]).await?;
-    agent.node.start().await?;
-    let before = agent.until_state("protected", LEVEL_TIME_MAX).await?;
+    let (mut server, mut agent) = site.protect(spec, protected).await?;
+    let before = agent.disk().await?;
     let ids = (agent.node.id()?, server.node.id()?);
     let (agent_cpu, server_cpu) = (cpu(ids.0), cpu(ids.1));
     let began = Instant::now();

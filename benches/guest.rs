@@ -127,17 +127,13 @@ fn on(plan: &Plan, depth: usize) -> Result<Measured> {
             log_file_len: 256 << 20,
             ..ServerSpec::new("server", site.vault())
         };
-        let mut server = site.server(spec).await?;
-        server.node.start().await?;
         let source = site.path("source.raw");
         prepared(&source, plan.disk_len)?;
-        let spec = AgentSpec {
+        let protected = AgentSpec {
             queue_max: plan.queue,
             ..AgentSpec::new(source.clone())
         };
-        let mut agent = site.agent(spec, &[&server]).await?;
-        agent.node.start().await?;
-        agent.until_state("protected", LEVEL_TIME_MAX).await?;
+        let (server, agent) = site.protect(spec, protected).await?;
         agent.until_settled(&server, LEVEL_TIME_MAX).await?;
         anyhow::Ok((site, server, agent, source))
     })?;

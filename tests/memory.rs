@@ -48,22 +48,18 @@ struct World {
 impl World {
     async fn begin(name: &str) -> Result<Self> {
         let site = Site::new(name).await?;
-        let spec = ServerSpec {
+        let server = ServerSpec {
             memory_max: Some(SERVER_MAX),
             log_quota: 96 << 20,
             log_file_len: 8 << 20,
             ..ServerSpec::new("server", site.vault())
         };
-        let mut server = site.server(spec).await?;
-        server.node.start().await?;
-        let spec = AgentSpec {
+        let agent = AgentSpec {
             memory_max: Some(AGENT_MAX),
             queue_max: QUEUE_MAX,
             ..AgentSpec::new(site.empty_image("source.raw", DISK_LEN)?)
         };
-        let mut agent = site.agent(spec, &[&server]).await?;
-        agent.node.start().await?;
-        agent.until_state("protected", STEP_TIME_MAX).await?;
+        let (server, agent) = site.protect(server, agent).await?;
         Ok(Self {
             site,
             server,

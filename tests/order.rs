@@ -54,14 +54,10 @@ async fn the_newest_point_and_every_bookmark_equal_the_source() -> Result<()> {
 
 async fn round(index: u64, time: Duration) -> Result<()> {
     let site = Site::new("order").await?;
-    let mut server = site.server(ServerSpec::new("server", site.vault())).await?;
-    server.node.start().await?;
     let source = site.empty_image("source.raw", DISK_LEN)?;
-    let mut agent = site
-        .agent(AgentSpec::new(source.clone()), &[&server])
-        .await?;
-    agent.node.start().await?;
-    let before = agent.until_state("protected", LEVEL_TIME_MAX).await?;
+    let spec = ServerSpec::new("server", site.vault());
+    let (mut server, mut agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
+    let before = agent.disk().await?;
 
     let mut load = Load::start(&agent.address, load(index)).await?;
     let mut bookmarks = Vec::new();

@@ -51,18 +51,24 @@ struct Seen {
     guest_wait: Duration,
 }
 
+impl Seen {
+    /// The log kept its quota, and no guest waited.
+    fn expect_within(&self, quota: u64) -> Result<()> {
+        let (log, wait) = (self.log_len_max, self.guest_wait);
+        ensure!(log <= quota, "the log had {log} of {quota}");
+        ensure!(wait < GUEST_WAIT_MAX, "a guest waited {wait:?}");
+        Ok(())
+    }
+}
+
 impl World {
     async fn begin(site: &Site, spec: ServerSpec, queue_max: u64) -> Result<Self> {
-        let mut server = site.server(spec).await?;
-        server.node.start().await?;
         let source = site.empty_image("source.raw", DISK_LEN)?;
-        let spec = AgentSpec {
+        let protected = AgentSpec {
             queue_max,
             ..AgentSpec::new(source.clone())
         };
-        let mut agent = site.agent(spec, &[&server]).await?;
-        agent.node.start().await?;
-        agent.until_state("protected", STEP_TIME_MAX).await?;
+        let (server, agent) = site.protect(spec, protected).await?;
         let load = Load::start(&agent.address, LoadSpec::writes(5, WRITE_RATE)).await?;
         site.create_point(&agent, "before").await?;
         Ok(Self {
@@ -174,16 +180,7 @@ async fn while_a_frozen_vault_fits_the_log_nothing_is_lost() -> Result<()> {
         "the vault was not away: {} committed",
         seen.committed
     );
-    ensure!(
-        seen.log_len_max <= quota,
-        "the log had {} of {quota}",
-        seen.log_len_max
-    );
-    ensure!(
-        seen.guest_wait < GUEST_WAIT_MAX,
-        "a guest waited {:?}",
-        seen.guest_wait
-    );
+    seen.expect_within(quota)?;
 
     let (after, healed) = world.heal(&site, &vault).await?;
     ensure!(
@@ -241,16 +238,7 @@ async fn a_vault_that_is_away_for_longer_costs_write_order_and_no_cached_byte() 
     );
     let worse = world.look_on(Duration::from_secs(4), false).await?;
     for seen in [&seen, &worse] {
-        ensure!(
-            seen.log_len_max <= quota,
-            "the log had {} of {quota}",
-            seen.log_len_max
-        );
-        ensure!(
-            seen.guest_wait < GUEST_WAIT_MAX,
-            "a guest waited {:?}",
-            seen.guest_wait
-        );
+        seen.expect_within(quota)?;
     }
     // It says so when the first object was tried again for a while in vain.
     ensure!(

@@ -36,13 +36,8 @@ impl World {
     async fn begin(name: &str, source: impl AsyncFnOnce(&Site) -> Result<PathBuf>) -> Result<Self> {
         let site = Site::new(name).await?;
         let source = source(&site).await?;
-        let mut server = site.server(ServerSpec::new("server", site.vault())).await?;
-        server.node.start().await?;
-        let mut agent = site
-            .agent(AgentSpec::new(source.clone()), &[&server])
-            .await?;
-        agent.node.start().await?;
-        agent.until_state("protected", STEP_TIME_MAX).await?;
+        let spec = ServerSpec::new("server", site.vault());
+        let (server, agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
         Ok(Self {
             site,
             server,

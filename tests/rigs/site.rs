@@ -29,6 +29,8 @@ const IMAGES_ROOM_MIN: u64 = 6 << 30;
 const AGENT_BESIDE_QUEUE: u64 = 256 << 20;
 /// Until a process answers on its control socket.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// Until a disk is level that holds nothing much.
+const LEVEL_TIME_MAX: Duration = Duration::from_secs(60);
 /// Until a process has ended in order: it drains first.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -292,6 +294,20 @@ impl Site {
             address: NbdAddress::unix(nbd, "disk"),
             spec,
         })
+    }
+
+    /// A server and an agent that run, the agent's disk level.
+    ///
+    /// # Errors
+    ///
+    /// When one does not start, or the disk is not level in time.
+    pub async fn protect(&self, server: ServerSpec, agent: AgentSpec) -> Result<(Server, Agent)> {
+        let mut server = self.server(server).await?;
+        server.node.start().await?;
+        let mut agent = self.agent(agent, &[&server]).await?;
+        agent.node.start().await?;
+        agent.until_state("protected", LEVEL_TIME_MAX).await?;
+        Ok((server, agent))
     }
 
     /// Restores a disk from a vault alone.
