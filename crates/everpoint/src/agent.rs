@@ -11,6 +11,7 @@ use everpoint_wire::control::control_answer::Answer;
 use everpoint_wire::control::control_request::Request;
 use everpoint_wire::control::{AgentDisk, AgentStatus, AttachDisk, DetachDisk, StatusRequest};
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 
 use crate::config::{self, Where};
 use crate::control::{ask, id, not_understood};
@@ -19,13 +20,18 @@ use crate::metrics;
 use crate::output::{self, Table};
 use crate::signals::Signals;
 
+/// Longest wait for a sync: longer than any that is worth waiting for at a prompt.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// How often an agent is asked that is waited for.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
 /// What is asked of an agent.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run an agent until SIGTERM or SIGINT, then drain and end.
     Run(Run),
     /// Show where each protected disk stands.
-    Status(Where),
+    Status(Standing),
     /// Protect one more disk, now and after a restart.
     Attach(Attach),
     /// Protect a disk no longer.
@@ -38,6 +44,16 @@ pub(crate) struct Run {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+/// Whose disks.
+#[derive(Debug, Args)]
+pub(crate) struct Standing {
+    #[command(flatten)]
+    which: Where,
+    /// Wait so long until the agent answers and all of its disks are protected. Default: do not wait.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=WAIT_MAX.as_secs()))]
+    wait: Option<u64>,
 }
 
 /// Which disk is protected.
@@ -91,15 +107,7 @@ struct RunEnded {
 pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::Run(args) => serve(&args.config, json).await,
-        Command::Status(which) => {
-            let request = Request::Status(StatusRequest {});
-            match ask(&which.agent()?, request).await? {
-                Answer::AgentStatus(status) => {
-                    output::print(json, &Status::of(&status), Status::lines)
-                }
-                _ => Err(not_understood()),
-            }
-        }
+        Command::Status(args) => status(args, json).await,
         Command::Attach(args) => attach(args, json).await,
         Command::Detach(args) => {
             let request = Request::Detach(DetachDisk {
@@ -108,6 +116,32 @@ pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
             });
             done(&args.which.agent()?, request, args.disk, json).await
         }
+    }
+}
+
+async fn status(args: &Standing, json: bool) -> Result<(), Failure> {
+    let socket = args.which.agent()?;
+    let deadline = Instant::now() + Duration::from_secs(args.wait.unwrap_or(0));
+    loop {
+        let asked = ask(&socket, Request::Status(StatusRequest {})).await;
+        let asked = match asked {
+            Ok(Answer::AgentStatus(status)) => Ok(Status::of(&status)),
+            Ok(_) => return Err(not_understood()),
+            Err(failure) => Err(failure),
+        };
+        let protected = asked.as_ref().is_ok_and(Status::is_protected);
+        if !protected && Instant::now() < deadline {
+            sleep(ASK_AGAIN).await;
+            continue;
+        }
+        output::print(json, &asked?, Status::lines)?;
+        if args.wait.is_some() && !protected {
+            return Err(
+                Failure::new(Code::Incomplete, "not every disk is protected yet")
+                    .help("what is missing stands in the list; wait longer where a sync goes on"),
+            );
+        }
+        return Ok(());
     }
 }
 
@@ -284,6 +318,10 @@ impl Status {
             certificate_days: status.certificate_days,
             disks: status.disks.iter().map(Disk::of).collect(),
         }
+    }
+
+    fn is_protected(&self) -> bool {
+        self.disks.iter().all(|disk| disk.state == "protected")
     }
 
     fn lines(&self) -> String {

@@ -35,8 +35,16 @@ pub(crate) enum Command {
 pub(crate) struct List {
     #[command(flatten)]
     vault: VaultArg,
+    #[command(flatten)]
+    whose: Whose,
+}
+
+/// One of them at least, and the help says so.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Whose {
     /// All disks of this machine together; with --disk it saves a search through the vault.
-    #[arg(long, value_name = "ID", required_unless_present = "disk")]
+    #[arg(long, value_name = "ID")]
     machine: Option<MachineId>,
     /// This disk alone.
     #[arg(long, value_name = "ID")]
@@ -64,7 +72,7 @@ pub(crate) struct Create {
 pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::List(args) => {
-            let subject = match (args.disk, args.machine) {
+            let subject = match (args.whose.disk, args.whose.machine) {
                 (Some(disk), _) => Subject::Disk(disk),
                 (None, Some(machine)) => Subject::Machine(machine),
                 (None, None) => {
@@ -72,7 +80,7 @@ pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
                 }
             };
             let vault = args.vault.open().await?;
-            let points = list_points(&vault, subject, args.machine).await?;
+            let points = list_points(&vault, subject, args.whose.machine).await?;
             output::print(json, &points, lines)
         }
         Command::Create(args) => create(args, json).await,

@@ -217,17 +217,28 @@ source = "{dir}/disk.raw"
         agent
     }
 
-    /// Asks the agent until its disk is protected.
     fn wait_protected(&self) {
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            let status = json(&["agent", "status", "--config", &self.text("agent.toml")]);
-            if status["disks"][0]["state"] == "protected" {
-                return;
-            }
-        }
-        panic!("the disk is not protected in time");
+        let config = self.text("agent.toml");
+        let patience = PATIENCE.as_secs().to_string();
+        let status = json(&["agent", "status", "--config", &config, "--wait", &patience]);
+        assert_eq!(status["disks"][0]["state"], "protected");
     }
+}
+
+#[test]
+fn who_waits_for_protection_is_told_when_it_does_not_come() {
+    let site = Site::new();
+    let socket = site.text("agent.sock");
+    let wait = || everpoint(&["agent", "status", "--wait", "1", "--control", &socket]);
+    let nobody = wait();
+    assert_eq!(code(&nobody), 1, "{}", said(&nobody));
+    // A port that nobody listens on.
+    let _agent = site.start_agent("127.0.0.1:9");
+    let unprotected = wait();
+    assert_eq!(code(&unprotected), 5, "{}", said(&unprotected));
+    let shown = String::from_utf8_lossy(&unprotected.stdout);
+    assert!(shown.contains("disconnected"), "{shown}");
+    assert!(said(&unprotected).contains("not every disk is protected"));
 }
 
 #[test]
