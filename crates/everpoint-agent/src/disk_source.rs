@@ -18,7 +18,7 @@ use everpoint_units::{ByteLen, Extent};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use crate::blocking::outcome;
+use crate::blocking::{blocking, outcome};
 use crate::config::DiskConfig;
 
 use file::FileSource;
@@ -229,10 +229,9 @@ pub(crate) async fn open(
 ) -> Result<Arc<dyn DiskSource>, SourceOpenError> {
     if !config.source.contains("://") {
         let config = config.clone();
-        let opened = guest
-            .spawn_blocking(move || FileSource::open(&config))
-            .await;
-        return Ok(Arc::new(outcome(opened).await?));
+        // Begun on a guest's thread: a new thread gets the priority of the one that begins it.
+        let open = guest.spawn(blocking(move || FileSource::open(&config)));
+        return Ok(Arc::new(outcome(open.await).await?));
     }
     let source_name = config.source.clone();
     if config.direct {

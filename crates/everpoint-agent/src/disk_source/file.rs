@@ -1,11 +1,14 @@
 //! A disk in a file or on a block device.
 //!
 //! Buffered by default: small reads and writes are done on the guest's own thread, since they end in
-//! the page cache; large ones, syncs, and everything with `direct`, on threads that may block.
+//! the page cache; large ones, and syncs, on threads that may block. With `direct`, reads and writes go
+//! through the kernel's completion ring, where there is one.
 //!
 //! A failed sync is remembered: the kernel may have dropped what it could not write, and would call
 //! the next sync a success. From then on every flush fails, until the agent is started again and
 //! reads what the disk really holds.
+
+mod ring;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSliceMut};
@@ -13,6 +16,7 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOp
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everpoint_units::{ByteLen, Extent, Lba, SECTOR_LEN};
@@ -21,6 +25,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, fd
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use serde::{Deserialize, Serialize};
 
+use self::ring::Ring;
 use super::{
     DiskSource, RUNS_MAX, Run, SourceError, SourceFacts, SourceOpenError, ZeroMode, check_size,
 };
@@ -34,13 +39,19 @@ const ZERO_PIECE_LEN: usize = 1 << 20;
 /// Alignment of buffers for direct I/O. Unit: bytes. The largest that file systems ask for.
 const ALIGN: usize = 4_096;
 
+/// How long a file that somebody has may take to be free, and how often to look.
+const CLAIM_TIME_MAX: Duration = Duration::from_secs(2);
+const CLAIM_AGAIN: Duration = Duration::from_millis(20);
+
 /// See the module.
 pub(crate) struct FileSource {
     inner: Arc<Inner>,
+    /// For `direct`, where the kernel has one.
+    ring: Option<Ring>,
 }
 
 struct Inner {
-    file: File,
+    file: Arc<File>,
     facts: SourceFacts,
     regular: bool,
     direct: bool,
@@ -91,18 +102,14 @@ impl FileSource {
             OFlags::empty()
         };
         let flags = i32::try_from((exclusive | direct | OFlags::CLOEXEC).bits());
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags.expect("open flags fit an i32"))
-            .open(&path);
-        let file = match opened {
-            Err(error) if is(&error, Errno::BUSY) => return Err(SourceOpenError::InUse { path }),
-            opened => opened.map_err(failed("cannot be opened for writing"))?,
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        options.custom_flags(flags.expect("open flags fit an i32"));
+        let claimed = claim(&options, &path);
+        let file = match claimed {
+            Some(file) => file.map_err(failed("cannot be opened for writing"))?,
+            None => return Err(SourceOpenError::InUse { path }),
         };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(SourceOpenError::InUse { path });
-        }
         let own = if regular {
             512
         } else {
@@ -121,7 +128,7 @@ impl FileSource {
         let size = ByteLen(size);
         check_size(config, size, block_size)?;
         let inner = Inner {
-            file,
+            file: Arc::new(file),
             facts: SourceFacts {
                 size,
                 block_size,
@@ -134,8 +141,18 @@ impl FileSource {
             flush_failed: AtomicBool::new(false),
         };
         inner.probe(config, &path)?;
+        let ring = if config.direct {
+            Ring::start()
+                .inspect_err(|error| {
+                    tracing::info!(%error, "no completion ring: direct requests have a thread each");
+                })
+                .ok()
+        } else {
+            None
+        };
         Ok(Self {
             inner: Arc::new(inner),
+            ring,
         })
     }
 
@@ -175,11 +192,27 @@ impl DiskSource for FileSource {
     }
 
     fn write(&self, extent: Extent, data: Bytes) -> BoxFuture<'_, Result<(), SourceError>> {
-        self.blocking(move |inner| inner.write(extent, &data))
+        let Some(ring) = &self.ring else {
+            return self.blocking(move |inner| inner.write(extent, &data));
+        };
+        let (at, _) = place(extent);
+        Box::pin(async move {
+            let written = ring.write(&self.inner.file, at, data).await;
+            written.map_err(SourceError::io("write"))
+        })
     }
 
     fn read(&self, extent: Extent) -> BoxFuture<'_, Result<Bytes, SourceError>> {
-        self.blocking(move |inner| inner.read(extent))
+        let Some(ring) = &self.ring else {
+            return self.blocking(move |inner| inner.read(extent));
+        };
+        let (at, len) = place(extent);
+        Box::pin(async move {
+            let (buffer, from) = aligned(len);
+            let read = ring.read(&self.inner.file, at, buffer, from, len).await;
+            let buffer = read.map_err(read_failed)?;
+            Ok(Bytes::from(buffer).slice(from..from + len))
+        })
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), SourceError>> {
@@ -251,17 +284,12 @@ impl Inner {
     fn read(&self, extent: Extent) -> Result<Bytes, SourceError> {
         let (at, len) = place(extent);
         let (mut buffer, from) = if self.direct {
-            let buffer = vec![0; len + ALIGN];
-            let from = buffer.as_ptr().align_offset(ALIGN);
-            (buffer, from)
+            aligned(len)
         } else {
             (vec![0; len], 0)
         };
         let read = self.file.read_exact_at(&mut buffer[from..from + len], at);
-        read.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => SourceError::Short,
-            _ => SourceError::io("read")(error),
-        })?;
+        read.map_err(read_failed)?;
         Ok(Bytes::from(buffer).slice(from..from + len))
     }
 
@@ -332,8 +360,7 @@ impl Inner {
     }
 
     fn write_zeroes(&self, extent: Extent) -> Result<(), SourceError> {
-        let buffer = vec![0; ZERO_PIECE_LEN + ALIGN];
-        let from = buffer.as_ptr().align_offset(ALIGN);
+        let (buffer, from) = aligned(ZERO_PIECE_LEN);
         let (mut at, mut left) = (extent.start().byte_offset().0, extent.byte_len().0);
         while left != 0 {
             let piece = left.min(ZERO_PIECE_LEN as u64);
@@ -393,10 +420,45 @@ impl Inner {
     }
 }
 
+/// Opens a file that nobody else has; `None`: somebody has it. What an agent that has just ended handed to the
+/// kernel may still be on its way to the disk, and holds the file until it is there.
+fn claim(options: &OpenOptions, path: &Path) -> Option<io::Result<File>> {
+    let deadline = Instant::now() + CLAIM_TIME_MAX;
+    loop {
+        match options.open(path) {
+            Ok(file) => {
+                if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                    return Some(Ok(file));
+                }
+            }
+            Err(error) if is(&error, Errno::BUSY) => {}
+            Err(error) => return Some(Err(error)),
+        }
+        if deadline <= Instant::now() {
+            return None;
+        }
+        std::thread::sleep(CLAIM_AGAIN);
+    }
+}
+
 fn push_run(runs: &mut Vec<Run>, from: u64, to: u64, hole: bool) {
     let lba = |at| Lba::new(at / SECTOR_LEN).expect("inside the disk");
     let extent = Extent::between(lba(from), lba(to)).expect("not empty, inside the request");
     runs.push(Run { extent, hole });
+}
+
+/// Zeroes, and where in them `len` bytes begin that direct I/O takes.
+fn aligned(len: usize) -> (Vec<u8>, usize) {
+    let buffer = vec![0; len + ALIGN];
+    let from = buffer.as_ptr().align_offset(ALIGN);
+    (buffer, from)
+}
+
+fn read_failed(error: io::Error) -> SourceError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => SourceError::Short,
+        _ => SourceError::io("read")(error),
+    }
 }
 
 fn place(extent: Extent) -> (u64, usize) {

@@ -31,6 +31,13 @@ fn extent(at: u64, len: u64) -> Extent {
     Extent::from_bytes(ByteOffset(at), ByteLen(len)).expect("whole sectors")
 }
 
+/// As the NBD server aligns it.
+fn filled(len: usize, byte: u8) -> Bytes {
+    let buffer = vec![byte; len + ALIGN];
+    let from = buffer.as_ptr().align_offset(ALIGN);
+    Bytes::from(buffer).slice(from..from + len)
+}
+
 fn plain(may_discard: bool) -> ZeroMode {
     ZeroMode {
         may_discard,
@@ -44,10 +51,7 @@ async fn what_is_written_is_read_back_cached_or_not() {
         let (_dir, path) = made(LEN);
         let disk = FileSource::open(&config(&path, direct)).expect("a good file");
         let data = Bytes::from(vec![7; 128 << 10]);
-        // Aligned as the NBD server aligns it.
-        let buffer = vec![7; data.len() + ALIGN];
-        let from = buffer.as_ptr().align_offset(ALIGN);
-        let aligned = Bytes::from(buffer).slice(from..from + data.len());
+        let aligned = filled(data.len(), 7);
         assert!(
             disk.write_now(extent(0, data.len() as u64), &aligned)
                 .is_none(),
@@ -176,13 +180,68 @@ fn sizes_that_are_no_disks_are_refused_with_their_size() {
 
 #[tokio::test]
 async fn a_file_that_was_shortened_fails_the_read() {
+    for direct in [false, true] {
+        let (_dir, path) = made(LEN);
+        let disk = FileSource::open(&config(&path, direct)).expect("a good file");
+        let file = OpenOptions::new().write(true).open(&path).expect("there");
+        file.set_len(4_096).expect("shortened");
+        assert!(matches!(
+            disk.read(extent(0, 8_192)).await,
+            Err(SourceError::Short)
+        ));
+        assert!(!matches!(disk.read_now(extent(0, 8_192)), Some(Ok(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_direct_write_that_the_device_refuses_is_an_error_with_its_number() {
     let (_dir, path) = made(LEN);
-    let disk = FileSource::open(&config(&path, false)).expect("a good file");
-    let file = OpenOptions::new().write(true).open(&path).expect("there");
-    file.set_len(4_096).expect("shortened");
-    assert!(matches!(
-        disk.read(extent(0, 8_192)).await,
-        Err(SourceError::Short)
-    ));
-    assert!(!matches!(disk.read_now(extent(0, 8_192)), Some(Ok(_))));
+    let disk = FileSource::open(&config(&path, true)).expect("a good file");
+    // Direct I/O takes no memory at an odd address.
+    let crooked = filled(8_192, 7).slice(1..4_097);
+    let error = disk.write(extent(0, 4_096), crooked).await;
+    let error = error.expect_err("not aligned");
+    assert_eq!(error.errno(), everpoint_nbd::Errno::Inval);
+    disk.write(extent(0, 4_096), filled(4_096, 7))
+        .await
+        .expect("the next is not harmed");
+}
+
+/// More requests at one time than the ring has places, of every size, some not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn direct_requests_all_end_up_where_they_belong() {
+    const PIECE: u64 = 64 << 10;
+    let (_dir, path) = made(64 << 20);
+    let disk = FileSource::open(&config(&path, true)).expect("a good file");
+    assert!(disk.ring.is_some(), "this kernel has a completion ring");
+    let byte = |piece: u64| u8::try_from(piece % 251 + 1).expect("small");
+    let len = |piece: u64| 4_096 * (piece % 16 + 1);
+    let mut writes = Vec::new();
+    for piece in 0..1_024 {
+        let data = filled(usize::try_from(len(piece)).expect("small"), byte(piece));
+        let mut write = disk.write(extent(piece * PIECE, len(piece)), data);
+        // Begun here, in this order; what is dropped goes on.
+        let begun = futures::poll!(&mut write);
+        if piece % 3 != 0 && begun.is_pending() {
+            writes.push(write);
+        }
+    }
+    for write in writes {
+        write.await.expect("written");
+    }
+    drop(disk);
+    // The lock goes with the file, and that with the last request that the kernel has.
+    let file = File::open(&path).expect("there");
+    let file = crate::blocking::blocking(move || {
+        flock(&file, FlockOperation::LockExclusive).expect("let go of");
+        file
+    });
+    let mut found = vec![0; 64 << 20];
+    let file = file.await;
+    file.read_exact_at(&mut found, 0).expect("read");
+    for (at, found) in (0_u64..).zip(found) {
+        let (piece, inside) = (at / PIECE, at % PIECE);
+        let wanted = if inside < len(piece) { byte(piece) } else { 0 };
+        assert_eq!(found, wanted, "at {at}");
+    }
 }
