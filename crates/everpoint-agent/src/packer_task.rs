@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
 use everpoint_capture::{Batch, DiskSlot, PackedBatch};
+use everpoint_format::PackScratch;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep_until;
 
@@ -48,6 +49,8 @@ impl PackRoutes {
 pub(crate) async fn run(machine: Arc<Machine>, routes: Arc<PackRoutes>) {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let places = Arc::new(Semaphore::new(processors));
+    // The one that was used last is taken first: its memory is at hand.
+    let scratches: Arc<Mutex<Vec<PackScratch>>> = Arc::default();
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
         let place = place.expect("the semaphore is never closed");
@@ -57,8 +60,12 @@ pub(crate) async fn run(machine: Arc<Machine>, routes: Arc<PackRoutes>) {
         };
         let (done, packing) = oneshot::channel();
         let offset = machine.clock_offset();
+        let scratches = Arc::clone(&scratches);
         tokio::task::spawn_blocking(move || {
-            let packed = batch.pack(offset);
+            let list = || scratches.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut scratch = list().pop().unwrap_or_default();
+            let packed = batch.pack(offset, &mut scratch);
+            list().push(scratch);
             drop(place);
             // A disk that was detached meanwhile needs no blocks.
             let _ = done.send(packed);

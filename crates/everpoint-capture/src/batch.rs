@@ -5,10 +5,10 @@
 //! batches at a time, as long as the results are numbered in the order of the batches.
 
 use bytes::Bytes;
-use everpoint_format::Change;
 use everpoint_format::change::{Captured, PackedBlock};
 use everpoint_format::digest::PIECE_LEN;
 use everpoint_format::record::Record;
+use everpoint_format::{Change, PackScratch};
 use everpoint_units::{GenerationId, Moment, Seq, WallTime};
 
 /// Changes of one disk that left the queue together.
@@ -58,7 +58,7 @@ impl Batch {
 
     /// Compresses it. Writes of a whole piece or more that are all zeroes become zero records: here,
     /// where no guest waits. One buffer alone is not copied before it is compressed.
-    pub fn pack(self, clock_offset_us: i64) -> PackedBatch {
+    pub fn pack(self, clock_offset_us: i64, scratch: &mut PackScratch) -> PackedBatch {
         let mut records = self.records;
         let mut pieces = self.pieces.into_iter();
         let mut kept = Vec::with_capacity(pieces.len());
@@ -84,7 +84,7 @@ impl Batch {
             first: self.first,
             raw_len: self.raw_len,
             completes_resync: records.iter().any(completes),
-            block: PackedBlock::pack(records, gather(kept), captured),
+            block: PackedBlock::pack_with(scratch, records, &kept, captured),
         }
     }
 }
@@ -95,13 +95,6 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<64>();
     let any = |part: &[u8]| part.iter().fold(0, |any, byte| any | byte) != 0;
     !chunks.iter().any(|chunk| any(chunk)) && !any(rest)
-}
-
-fn gather(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() == 1 {
-        return pieces.remove(0);
-    }
-    pieces.concat().into()
 }
 
 #[cfg(test)]
@@ -157,7 +150,8 @@ mod tests {
     #[test]
     fn a_packed_batch_opens_to_the_bytes_of_its_writes_in_order() {
         let (first, second) = (vec![3; 1_024], vec![4; 512]);
-        let packed = batch(&[(0, first.clone()), (100, second.clone())]).pack(-7);
+        let packed = batch(&[(0, first.clone()), (100, second.clone())])
+            .pack(-7, &mut PackScratch::default());
         let (block, raw) = decoded(packed);
         assert_eq!(raw, [first, second].concat());
         assert_eq!(block.header().complete_through, Seq(99));
@@ -174,7 +168,7 @@ mod tests {
     #[test]
     fn a_whole_piece_of_zeroes_becomes_a_zero_record_and_a_sector_stays() {
         let packed = batch(&[(0, vec![0; 4_096]), (8, vec![0; 512]), (16, vec![1; 4_096])]);
-        let (block, raw) = decoded(packed.pack(0));
+        let (block, raw) = decoded(packed.pack(0, &mut PackScratch::default()));
         let zero = |record: &Record| matches!(record.change, Change::Zero(_));
         let kinds: Vec<bool> = block.records().iter().map(zero).collect();
         assert_eq!(kinds, [true, false, false]);
@@ -194,7 +188,7 @@ mod tests {
         let noise: Vec<u8> = noise.take(512).flatten().collect();
         let batch = batch(&[(0, noise)]);
         let before = batch.pieces[0].as_ptr();
-        let packed = batch.pack(0);
+        let packed = batch.pack(0, &mut PackScratch::default());
         let frozen = packed.block.freeze(BlockPlace {
             machine: MachineId([1; 16]),
             disk: DiskId([2; 16]),

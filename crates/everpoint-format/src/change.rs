@@ -41,7 +41,7 @@ use everpoint_units::{BlockNo, ChainValue, DiskId, GenerationId, MachineId, Seq,
 use crate::cursor::{Put, Reader, checked, crc_matches, seal_crc};
 use crate::digest::{PIECE_LEN, PieceDigest};
 use crate::record::{RECORD_LEN, Record};
-use crate::{Change, DecodeError, DiskPosition, decompress_exact, pack_payload};
+use crate::{Change, DecodeError, DiskPosition, PackScratch, decompress_exact};
 
 /// Size of an encoded header. Unit: bytes.
 pub const HEADER_LEN: usize = 176;
@@ -152,16 +152,29 @@ impl PackedBlock {
     ///
     /// # Panics
     ///
-    /// If there are too many records or bytes, `raw` is not as long as the data records say, or a
-    /// record refers to another place: the caller closes blocks before that.
+    /// As [`Self::pack_with`].
     pub fn pack(records: Vec<Record>, raw: Bytes, captured: Captured) -> Self {
-        assert!(records.len() <= RECORD_COUNT_MAX && raw.len() <= RAW_LEN_MAX);
+        Self::pack_with(&mut PackScratch::default(), records, &[raw], captured)
+    }
+
+    /// Packs changes whose data lies, in order, in `pieces`.
+    ///
+    /// # Panics
+    ///
+    /// If there are too many records or bytes, `pieces` are not as long as the data records say, or a
+    /// record refers to another place: the caller closes blocks before that.
+    pub fn pack_with(
+        scratch: &mut PackScratch,
+        records: Vec<Record>,
+        pieces: &[Bytes],
+        captured: Captured,
+    ) -> Self {
+        let raw_len: usize = pieces.iter().map(Bytes::len).sum();
+        assert!(records.len() <= RECORD_COUNT_MAX && raw_len <= RAW_LEN_MAX);
         let data: u64 = records.iter().map(|record| record.change.raw_len()).sum();
-        assert_eq!(data, raw.len() as u64, "data records and payload disagree");
-        let packed = pack_payload(&raw);
-        let lz4 = packed.is_some();
-        let raw_len = u32::try_from(raw.len()).expect("at most 1 MiB");
-        let payload = packed.unwrap_or(raw);
+        assert_eq!(data, raw_len as u64, "data records and payload disagree");
+        let (payload, lz4) = scratch.pack(pieces);
+        let raw_len = u32::try_from(raw_len).expect("at most 1 MiB");
         let frame = Frame {
             lz4,
             stored_len: u32::try_from(payload.len()).expect("at most 1 MiB"),

@@ -6,19 +6,45 @@ use crate::DecodeError;
 
 const WHAT: &str = "payload";
 
-/// Compresses `raw`; `None` when the result would not be shorter, and then `raw` is stored as it is.
-pub fn pack_payload(raw: &[u8]) -> Option<Bytes> {
-    let mut out = vec![0; lz4_flex::block::get_maximum_output_size(raw.len())];
-    let len = lz4_flex::block::compress_into(raw, &mut out)
-        .expect("the buffer has the length that the codec asked for");
-    if raw.len() <= len {
-        return None;
+/// Memory that packing works in, kept from block to block: memory that is given back and taken anew costs
+/// more for its first touches than a checksum of what is in it. At most twice the longest payload.
+#[derive(Debug, Default)]
+pub struct PackScratch {
+    /// Pieces of a payload, side by side.
+    gathered: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+impl PackScratch {
+    /// Compresses what `pieces` hold one after the other. Returns what is to be stored, and whether that
+    /// is compressed: what would not become shorter is stored as it is, and one piece alone is then not
+    /// copied.
+    pub fn pack(&mut self, pieces: &[Bytes]) -> (Bytes, bool) {
+        let raw = match pieces {
+            [one] => one.as_ref(),
+            pieces => {
+                self.gathered.clear();
+                for piece in pieces {
+                    self.gathered.extend_from_slice(piece);
+                }
+                &self.gathered
+            }
+        };
+        let longest = lz4_flex::block::get_maximum_output_size(raw.len());
+        if self.packed.len() < longest {
+            self.packed.resize(longest, 0);
+        }
+        let len = lz4_flex::block::compress_into(raw, &mut self.packed)
+            .expect("the buffer has the length that the codec asked for");
+        if len < raw.len() {
+            return (Bytes::copy_from_slice(&self.packed[..len]), true);
+        }
+        let stored = match pieces {
+            [one] => one.clone(),
+            _ => Bytes::copy_from_slice(raw),
+        };
+        (stored, false)
     }
-    // The tail of the worst-case buffer would otherwise stay allocated for as long as the payload
-    // waits in a queue.
-    out.truncate(len);
-    out.shrink_to_fit();
-    Some(Bytes::from(out))
 }
 
 /// Decompresses into a fresh buffer of exactly `raw_len` bytes, which the caller has bounded.

@@ -30,7 +30,7 @@ pub mod record;
 pub mod vault;
 pub mod vhd;
 
-pub use compression::{decompress_exact, pack_payload};
+pub use compression::{PackScratch, decompress_exact};
 pub use error::DecodeError;
 pub use position::DiskPosition;
 pub use record::Change;

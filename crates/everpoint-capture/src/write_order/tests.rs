@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use everpoint_format::PackScratch;
 use everpoint_format::change::RECORD_COUNT_MAX;
 use proptest::prelude::*;
 
@@ -157,7 +158,7 @@ fn names_of_bookmarks_never_make_a_block_too_long() {
     let mut count = 0;
     while let Some(batch) = take(&mut order, at(6)) {
         count += batch.records().len();
-        let packed = batch.pack(0).block;
+        let packed = batch.pack(0, &mut PackScratch::default()).block;
         let area = packed.encoded_len() - everpoint_format::change::HEADER_LEN;
         assert!(area <= 192 << 10, "{area}");
     }

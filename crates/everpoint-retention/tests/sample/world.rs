@@ -16,7 +16,7 @@ use everpoint_format::object::{Footer, HEADER_LEN, ObjectChecksum, ObjectHeader,
 use everpoint_format::origin::Origin;
 use everpoint_format::record::{Consistency, Record};
 use everpoint_format::vault::VaultHeader;
-use everpoint_format::{Change, DiskPosition, pack_payload};
+use everpoint_format::{Change, DiskPosition, PackScratch};
 use everpoint_journal::sealing::SealOrder;
 use everpoint_units::{
     DiskId, Extent, GenerationId, JournalId, Lba, Level, MachineId, ObjectNo, Seq, ServerId,
@@ -508,10 +508,8 @@ impl Disk {
 }
 
 fn pack(raw: Vec<u8>) -> (Frame, Bytes) {
-    let packed = pack_payload(&raw);
-    let lz4 = packed.is_some();
     let raw_len = u32::try_from(raw.len()).expect("small");
-    let stored = packed.unwrap_or(Bytes::from(raw));
+    let (stored, lz4) = PackScratch::default().pack(&[Bytes::from(raw)]);
     let frame = Frame {
         lz4,
         stored_len: u32::try_from(stored.len()).expect("small"),
