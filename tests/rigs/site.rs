@@ -60,6 +60,8 @@ pub struct ServerSpec {
     pub commit_interval_ms: u64,
     /// Budget of its buffers; none: the product's default. Unit: bytes.
     pub memory_max: Option<u64>,
+    /// Where its cache log lies; none: in the site.
+    pub log_dir: Option<PathBuf>,
 }
 
 /// What an agent with one disk is like.
@@ -70,6 +72,8 @@ pub struct AgentSpec {
     /// Unit: bytes.
     pub queue_max: u64,
     pub block_size: u32,
+    /// Past the page cache.
+    pub direct: bool,
     /// How fast an initial sync reads. Unit: bytes a second; none: no limit.
     pub resync_rate_max: Option<u64>,
     /// Budget of everything that it holds; none: the product's default. Unit: bytes.
@@ -210,7 +214,8 @@ impl Site {
         let address = format!("127.0.0.1:{}", free_port()?);
         let control = self.socket(&name);
         let state_dir = self.path(&format!("{name}-state"));
-        let log_dir = self.path(&format!("{name}-log"));
+        let log_dir = spec.log_dir.clone();
+        let log_dir = log_dir.unwrap_or_else(|| self.path(&format!("{name}-log")));
         let mut config = "roles = [\"process\"]\n[process]\n".to_owned();
         let vault = format!("file://{}", spec.vault.display());
         setting(&mut config, "state_dir", &state_dir.display());
@@ -285,6 +290,7 @@ impl Site {
         setting(&mut config, "name", &"disk");
         setting(&mut config, "source", &spec.source.display());
         writeln!(config, "block_size = {}", spec.block_size)?;
+        writeln!(config, "direct = {}", spec.direct)?;
         let config_path = self.path("agent.toml");
         fs::write(&config_path, config)?;
         Ok(Agent {
@@ -441,6 +447,7 @@ impl ServerSpec {
             log_file_len: 32 << 20,
             commit_interval_ms: 500,
             memory_max: None,
+            log_dir: None,
         }
     }
 }
@@ -452,6 +459,7 @@ impl AgentSpec {
             source,
             queue_max: 256 << 20,
             block_size: 512,
+            direct: false,
             resync_rate_max: None,
             memory_max: None,
         }
