@@ -36,7 +36,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use self::answer::{Done, Outcome};
 use self::stall::Stall;
 use crate::Export;
-use crate::buffer::{Payload, ReadBuffer};
+use crate::buffer::{Payload, PayloadMemory, ReadBuffer};
 use crate::protocol::{PAYLOAD_LEN_MAX, REQUEST_LEN};
 use crate::queue::{SLICES_MAX, SendQueue};
 use crate::reply::{push_error, push_simple};
@@ -102,6 +102,7 @@ struct Connection<'e, E, S> {
     budget: &'e Semaphore,
     stream: S,
     input: ReadBuffer,
+    memory: PayloadMemory,
     stage: Stage<'e>,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Done<'e>> + Send + 'e>>>,
     output: SendQueue<Held<'e>>,
@@ -151,6 +152,7 @@ pub(crate) async fn serve<E: Export, S: AsyncRead + AsyncWrite + Unpin>(
         budget,
         stream,
         input: ReadBuffer::new(),
+        memory: PayloadMemory::default(),
         stage: Stage::Header,
         running: FuturesUnordered::new(),
         output: SendQueue::new(),
@@ -337,7 +339,7 @@ impl<'e, E: Export, S: AsyncRead + AsyncWrite + Unpin> Connection<'e, E, S> {
         if let Operation::Write { len, .. } = operation {
             let align = self.terms.info.blocks.min().min(ALIGN_MAX);
             let align = usize::try_from(align).expect("at most a page");
-            let payload = Payload::new(len, align);
+            let payload = self.memory.payload(len, align);
             self.stage = Stage::Payload(request, operation, held, payload);
         } else {
             self.start(cx, request, operation, Bytes::new(), Some(held));
