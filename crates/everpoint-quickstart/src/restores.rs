@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use everpoint_retention::{
@@ -13,11 +12,9 @@ use everpoint_retention::{
 use everpoint_units::{ByteLen, SECTOR_LEN, Seq};
 use everpoint_vault::Vault;
 use everpoint_vault::history::read_header;
-use futures::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use rustix::fs::Advice;
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::error::QuickstartError;
@@ -34,8 +31,6 @@ use crate::shadow::Digest;
 const POSITIONS: usize = 24;
 /// How often a position is drawn anew that lies inside a request, or on a bookmark.
 const DRAWS_MAX: usize = 1_000;
-/// Restores that go on at a time: while one waits for the disk, another uses the processor.
-const RESTORES_MAX: usize = 3;
 /// Images that are removed at a time; while there are more, the next restore waits.
 const REMOVALS_MAX: usize = 8;
 /// Unit: bytes.
@@ -49,15 +44,15 @@ pub(crate) struct Restored {
     pub(crate) lost_writes: u64,
 }
 
-/// Restores from the vault.
+/// Restores from the vault, one after the other.
 struct Restores<'a> {
     vault: &'a Vault,
     folder: &'a Folder,
     setting: &'a Setting,
-    count: AtomicUsize,
+    count: usize,
     /// Images that are being removed. On a filesystem that discards what it frees, that takes longer than
     /// the restore, and nobody has to wait for it.
-    removals: Mutex<JoinSet<io::Result<()>>>,
+    removals: JoinSet<io::Result<()>>,
 }
 
 /// A restored image, read.
@@ -80,21 +75,17 @@ pub(crate) async fn run(
     seed: u64,
     tell: Tell<'_>,
 ) -> Result<Restored, QuickstartError> {
-    let restores = Restores {
+    let mut restores = Restores {
         vault,
         folder,
         setting,
-        count: AtomicUsize::new(0),
-        removals: Mutex::default(),
+        count: 0,
+        removals: JoinSet::new(),
     };
     restores.find_marks(marks).await?;
     let mut points = Vec::with_capacity(marks.len());
-    let images = marks.iter().map(|mark| {
-        let image = restores.restore(At::Bookmark(mark.name.clone()));
-        image.map_ok(move |image| (mark, image))
-    });
-    let mut images = stream::iter(images).buffered(RESTORES_MAX);
-    while let Some((mark, image)) = images.try_next().await? {
+    for mark in marks {
+        let image = restores.restore(At::Bookmark(mark.name.clone())).await?;
         let took = std::time::Duration::from_millis(image.restore_ms);
         let point = PointReport::new(&mark.name, mark.seq, mark.source, image.digest, took);
         tell(Event::PointRestored(point.clone()));
@@ -133,7 +124,7 @@ impl Restores<'_> {
     }
 
     async fn check_positions(
-        &self,
+        &mut self,
         marks: &[Mark],
         history: &History,
         seed: u64,
@@ -145,13 +136,8 @@ impl Restores<'_> {
         let positions = self.draw_positions(&loaded, marks, seed)?;
         drop(loaded);
         let mut checks = PrefixChecks::default();
-        let images = positions.iter().map(|&seq| {
-            let image = self.restore(At::Seq(seq));
-            image.map_ok(move |image| (seq, image))
-        });
-        let mut images = stream::iter(images).buffered(RESTORES_MAX).enumerate();
-        while let Some((index, restored)) = images.next().await {
-            let (seq, image) = restored?;
+        for (index, &seq) in positions.iter().enumerate() {
+            let image = self.restore(At::Seq(seq)).await?;
             let judged = judge(history, &image.seen, bounds(marks, seq));
             let violation = judged.as_ref().err().map(ToString::to_string);
             checks.tried += 1;
@@ -219,9 +205,12 @@ impl Restores<'_> {
     }
 
     /// Restores the disk into a file, reads that back and removes it.
-    async fn restore(&self, at: At) -> Result<Image, QuickstartError> {
-        let number = self.count.fetch_add(1, Relaxed);
-        let output = self.folder.path("restored").join(format!("{number}.img"));
+    async fn restore(&mut self, at: At) -> Result<Image, QuickstartError> {
+        self.count += 1;
+        let output = self
+            .folder
+            .path("restored")
+            .join(format!("{}.img", self.count));
         let request = RestoreRequest {
             subject: Subject::Disk(self.setting.disk),
             machine: Some(self.setting.machine),
@@ -244,8 +233,8 @@ impl Restores<'_> {
         let read = tokio::task::spawn_blocking(move || read_image(&image, size, restored.seq));
         let (digest, seen) = read.await.expect("reading a file does not panic")?;
         self.finish_removals(REMOVALS_MAX - 1).await?;
-        let mut removals = self.removals.lock().await;
-        removals.spawn_blocking(move || fs::remove_file(output));
+        self.removals
+            .spawn_blocking(move || fs::remove_file(output));
         Ok(Image {
             digest,
             seen,
@@ -254,10 +243,9 @@ impl Restores<'_> {
     }
 
     /// Waits until no more than `left_max` images are being removed.
-    async fn finish_removals(&self, left_max: usize) -> Result<(), QuickstartError> {
-        let mut removals = self.removals.lock().await;
-        while left_max < removals.len() {
-            let removed = removals.join_next().await;
+    async fn finish_removals(&mut self, left_max: usize) -> Result<(), QuickstartError> {
+        while left_max < self.removals.len() {
+            let removed = self.removals.join_next().await;
             let removed = removed
                 .expect("there is one")
                 .expect("removing does not panic");
