@@ -66,3 +66,44 @@ pub fn decompress_exact(packed: &[u8], raw_len: usize) -> Result<Vec<u8>, Decode
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_payload_left_in_the_scratch_is_in_none_that_follows() {
+        let mut scratch = PackScratch::default();
+        let plain = |len: usize, byte| Bytes::from(vec![byte; len]);
+        // Every byte value in an order that repeats nothing LZ4 could use.
+        let mut state = 1_u32;
+        let mut noise = |len: usize| -> Bytes {
+            let step = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            };
+            (0..len).map(step).collect()
+        };
+        let payloads = [
+            vec![plain(1 << 20, 7)],
+            vec![noise(4_096), noise(512)],
+            vec![noise(8_192)],
+            vec![plain(4_096, 1), noise(512), plain(4_096, 2)],
+            vec![],
+            vec![plain(512, 3), plain(512, 4)],
+        ];
+        for pieces in payloads {
+            let raw = pieces.concat();
+            let (stored, lz4) = scratch.pack(&pieces);
+            let opened = if lz4 {
+                assert!(stored.len() < raw.len());
+                decompress_exact(&stored, raw.len()).expect("its own work")
+            } else {
+                stored.to_vec()
+            };
+            assert_eq!(opened, raw);
+            let fresh = PackScratch::default().pack(&pieces);
+            assert_eq!(fresh, (stored, lz4), "as from new memory");
+        }
+    }
+}

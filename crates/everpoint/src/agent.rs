@@ -51,7 +51,8 @@ pub(crate) struct Run {
 pub(crate) struct Standing {
     #[command(flatten)]
     which: Where,
-    /// Wait so long until the agent answers and all of its disks are protected. Default: do not wait.
+    /// Wait so long until the agent answers and all of its disks, one at least, are protected. Default: do not
+    /// wait.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=WAIT_MAX.as_secs()))]
     wait: Option<u64>,
 }
@@ -320,8 +321,10 @@ impl Status {
         }
     }
 
+    /// Every disk is, and there is one.
     fn is_protected(&self) -> bool {
-        self.disks.iter().all(|disk| disk.state == "protected")
+        let all = self.disks.iter().all(|disk| disk.state == "protected");
+        all && !self.disks.is_empty()
     }
 
     fn lines(&self) -> String {

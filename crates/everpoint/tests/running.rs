@@ -261,6 +261,7 @@ fn a_disk_is_protected_marked_and_restored_by_the_command_line_alone() {
     assert_eq!(created["committed"], true);
     check_status(&site);
     check_attach_and_detach(&site);
+    check_priorities(agent.child.id());
 
     let (agent_code, agent_end) = agent.signal("-TERM");
     let agent_end: Value = serde_json::from_str(&agent_end).expect("one object");
@@ -317,6 +318,32 @@ fn check_status(site: &Site) {
         "{}",
         said(&output)
     );
+}
+
+/// Guests' threads have the process's own priority, whoever began them, and the background gives way by the default.
+fn check_priorities(agent: u32) {
+    let nice = |stat: &str| -> i32 {
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split(' ').collect();
+        fields[17].parse().expect("a number")
+    };
+    let own = fs::read_to_string(format!("/proc/{agent}/stat")).expect("it runs");
+    let own = nice(&own);
+    let mut found = [0, 0];
+    for thread in fs::read_dir(format!("/proc/{agent}/task")).expect("it runs") {
+        let thread = thread.expect("an entry").path();
+        // A thread that ended meanwhile has none.
+        let Ok(stat) = fs::read_to_string(thread.join("stat")) else {
+            continue;
+        };
+        if stat.contains("(everpoint-guest)") {
+            assert_eq!(nice(&stat), own, "{stat}");
+            found[0] += 1;
+        } else if stat.contains("(everpoint-agent)") {
+            assert_eq!(nice(&stat), (own + 5).min(19), "{stat}");
+            found[1] += 1;
+        }
+    }
+    assert!(found.iter().all(|count| 2 <= *count), "{found:?}");
 }
 
 fn check_attach_and_detach(site: &Site) {

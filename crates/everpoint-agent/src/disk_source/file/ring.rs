@@ -39,6 +39,7 @@ const PART_LEN_MAX: usize = 1 << 30;
 
 /// Where requests are handed in. The driver ends when this is gone and what was begun is done.
 pub(super) struct Ring {
+    /// Unbounded: memory and count of what is handed in are bounded by the budgets of those who do.
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -307,5 +308,54 @@ impl Request {
             return Advanced::Done(self, Err(kind.into()));
         }
         Advanced::Partly(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> (Request, oneshot::Receiver<io::Result<Memory>>) {
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            file: Arc::new(tempfile::tempfile().expect("a file")),
+            at: 4_096,
+            memory: Memory::Write(Bytes::from(vec![7; 2_048])),
+            from: 512,
+            until: 2_048,
+            answer,
+        };
+        (request, answered)
+    }
+
+    fn done(advanced: Advanced) -> io::Result<()> {
+        match advanced {
+            Advanced::Done(_, outcome) => outcome,
+            _ => panic!("it is not over"),
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_partly_done_goes_on_behind_that_part() {
+        let Advanced::Partly(rest) = request().0.advance(1_024) else {
+            panic!("512 bytes are left");
+        };
+        assert_eq!((rest.at, rest.from, rest.until), (5_120, 1_536, 2_048));
+        done(rest.advance(512)).expect("all of it");
+        let nothing = done(request().0.advance(0)).expect_err("nothing moved");
+        assert_eq!(nothing.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn what_says_nothing_about_the_device_is_tried_again_and_the_rest_is_an_error() {
+        let result = |errno: Errno| -errno.raw_os_error();
+        let interrupted = request().0.advance(result(Errno::INTR));
+        assert!(matches!(interrupted, Advanced::Partly(rest) if rest.from == 512));
+        for errno in [Errno::AGAIN, Errno::CANCELED] {
+            let advanced = request().0.advance(result(errno));
+            assert!(matches!(advanced, Advanced::NotNow(rest) if rest.from == 512));
+        }
+        let error = done(request().0.advance(result(Errno::IO))).expect_err("the device failed");
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::IO));
     }
 }
