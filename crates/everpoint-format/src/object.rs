@@ -67,7 +67,7 @@ const VERSION: u16 = 1;
 pub struct ObjectChecksum(pub [u8; 32]);
 
 /// What every object says of itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ObjectHeader {
     pub vault: VaultId,
     pub journal: JournalId,
@@ -99,7 +99,7 @@ pub struct Footer {
 }
 
 /// The last object of a journal (R4, R5).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Seal {
     pub header: ObjectHeader,
     /// The last number of the journal's prefix; 0 for a journal that never wrote.

@@ -18,8 +18,12 @@ use std::time::Duration;
 
 use everpoint_units::{Moment, ObjectNo};
 
+/// Most objects that any server may have under way at once. Sealing relies on it: what lies behind a
+/// disagreement of two lives of one server is at most so many objects.
+pub const IN_FLIGHT_MAX: u64 = 16;
+
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Commit {
     limits: CommitLimits,
     /// Last number that was given out.
@@ -37,13 +41,13 @@ pub struct Commit {
 }
 
 /// What one process server allows itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct CommitLimits {
     /// How long a change may wait for its object. Default: 2 s.
     pub interval: Duration,
     /// Frames that close a batch at once. Unit: bytes. Default: 32 MiB.
     pub object_len_target: u64,
-    /// Objects under way at once. Default: 4.
+    /// Objects under way at once, at most [`IN_FLIGHT_MAX`]. Default: 4.
     pub in_flight_max: u64,
 }
 
@@ -67,7 +71,7 @@ pub enum Action {
     Committed { through: ObjectNo },
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct Batch {
     /// Unit: bytes of frames.
     len: u64,
@@ -80,9 +84,10 @@ impl Commit {
     ///
     /// # Panics
     ///
-    /// If a limit is zero.
+    /// If a limit is zero, or more may be under way than [`IN_FLIGHT_MAX`].
     pub fn new(limits: CommitLimits) -> Self {
         assert!(0 < limits.in_flight_max && 0 < limits.object_len_target);
+        assert!(limits.in_flight_max <= IN_FLIGHT_MAX, "sealing relies on it");
         Self {
             limits,
             frozen: ObjectNo::ZERO,

@@ -6,7 +6,8 @@
 //!
 //! Rules: R2 (an edge that does not rise is damage), R3 (a machine's part of a journal runs to its
 //! first release inside the prefix, else to the seal), R4 (the prefix of an unsealed journal is its
-//! gapless run in which no two neighbours that decode disagree; damage ends nothing). Where `end`
+//! gapless run in which no two neighbours that decode disagree; damage ends nothing; behind that, only
+//! a seal still counts, and leads on). Where `end`
 //! stands (R14) something was deleted, which this version cannot follow: it says so instead of
 //! serving less than there was.
 
@@ -128,6 +129,15 @@ struct Reading {
     listed: ObjectNo,
     /// Checksum of the object before `next`, if that one decoded.
     previous: Option<ObjectChecksum>,
+    /// Where two neighbours disagreed: the prefix that ended there. A seal may still follow.
+    ended: Option<Prefix>,
+}
+
+/// The end of a prefix, and the checksum of its last object if that one decoded.
+#[derive(Clone, Copy, Debug)]
+struct Prefix {
+    last: ObjectNo,
+    checksum: Option<ObjectChecksum>,
 }
 
 impl PathWalk {
@@ -212,6 +222,7 @@ impl PathWalk {
             next: ObjectNo::ZERO.next(),
             listed,
             previous: Some(ObjectChecksum::default()),
+            ended: None,
         });
         self.stop_at_the_end_of_the_run();
     }
@@ -233,7 +244,9 @@ impl PathWalk {
                 return Verdict::Skip;
             }
             ObjectRead::Damaged => {
-                self.damage.push(Damage::Object { journal, number });
+                if at.ended.is_none() {
+                    self.damage.push(Damage::Object { journal, number });
+                }
                 Verdict::Skip
             }
             ObjectRead::Missing => {
@@ -247,15 +260,21 @@ impl PathWalk {
     }
 
     fn handle_data(&mut self, at: Reading, data: &DataIndex) -> Verdict {
+        if at.ended.is_some() {
+            self.step(at, Some(data.checksum));
+            return Verdict::Skip;
+        }
         let disagrees = at
             .previous
             .is_some_and(|previous| previous != data.header.previous);
         if disagrees {
-            // The run ends before this object (R4): its writer had another past.
-            self.at = At::Done(PathEnd::Open {
-                journal: at.journal,
+            // The prefix ends before this object (R4): its writer had another past. Nothing from here
+            // on was ever committed; a seal behind it leads on all the same.
+            let ended = Some(Prefix {
                 last: ObjectNo(at.next.0 - 1),
+                checksum: at.previous,
             });
+            self.step(Reading { ended, ..at }, Some(data.checksum));
             return Verdict::Skip;
         }
         let release = data
@@ -282,11 +301,11 @@ impl PathWalk {
     }
 
     fn handle_seal(&mut self, at: Reading, seal: &Seal) {
-        let last = ObjectNo(at.next.0 - 1);
-        let disagrees = at
-            .previous
-            .is_some_and(|previous| previous != seal.last_checksum);
-        if seal.prefix_end != last || disagrees {
+        let run = Prefix {
+            last: ObjectNo(at.next.0 - 1),
+            checksum: at.previous,
+        };
+        if !at.ended.unwrap_or(run).is_stated_by(seal) {
             self.damage.push(Damage::SealDisagrees {
                 journal: at.journal,
             });
@@ -321,9 +340,16 @@ impl PathWalk {
         {
             self.at = At::Done(PathEnd::Open {
                 journal: at.journal,
-                last: at.listed,
+                last: at.ended.map_or(at.listed, |prefix| prefix.last),
             });
         }
+    }
+}
+
+impl Prefix {
+    fn is_stated_by(&self, seal: &Seal) -> bool {
+        let agrees = self.checksum.is_none_or(|sum| sum == seal.last_checksum);
+        seal.prefix_end == self.last && agrees
     }
 }
 

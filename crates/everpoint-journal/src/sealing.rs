@@ -5,23 +5,33 @@
 //! list again. A create whose outcome is unknown is repeated with the same bytes (R9), so the seal is
 //! frozen once for each number that it is tried in.
 //!
+//! The seal states the prefix (R4): the gapless run, up to where two neighbours disagree about the
+//! checksum. They do when a server was resumed from a snapshot of its memory, or cloned, and both
+//! lives created objects. Only the last objects of the run are read to find that out:
+//!
+//! ```text
+//! 1 … n │ n+1 …     n from one life, n+1 from another: no life has both, so none knows its run of own
+//!                   successes to reach past n, and each froze at most n + IN_FLIGHT_MAX
+//! ```
+//!
 //! A seal has its own length, shorter than any data object, so that a listing shows where seals may
 //! be; only those are read.
 
 use everpoint_format::object::{ObjectChecksum, ObjectHeader, SEAL_LEN, Seal};
 use everpoint_units::{JournalId, ObjectNo, ServerId, VaultId, WallTime};
 
+use crate::commit::IN_FLIGHT_MAX;
 use crate::path::{Listing, gapless_run};
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Sealing {
     order: SealOrder,
     at: At,
 }
 
 /// Which journal to seal, and what the seal says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SealOrder {
     pub vault: VaultId,
     pub journal: JournalId,
@@ -51,27 +61,40 @@ pub enum Step {
 /// What an object turned out to be.
 #[derive(Clone, Copy, Debug)]
 pub enum Found {
-    Data(ObjectChecksum),
+    Data {
+        checksum: ObjectChecksum,
+        /// What it says of the object before it.
+        previous: ObjectChecksum,
+    },
     Seal(Seal),
     /// Present and unreadable.
     Damaged,
     Missing,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum At {
     Listing,
     ReadingEnd,
-    /// Candidates for a seal, last first; then the last object of the run.
+    /// Candidates for a seal, last first; then the last objects of the run.
     Candidates {
         candidates: Vec<ObjectNo>,
         run: ObjectNo,
     },
-    LastObject {
-        run: ObjectNo,
-    },
+    LastObjects(Tail),
     Creating(Seal),
     Sealed(Seal),
+}
+
+/// The last objects of a run, read in order.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Tail {
+    next: ObjectNo,
+    run: ObjectNo,
+    /// Checksum of the object before `next`, if that one was read and decoded.
+    previous: Option<ObjectChecksum>,
+    /// Where the prefix ends, once two neighbours disagreed.
+    ended: Option<(ObjectNo, ObjectChecksum)>,
 }
 
 impl Sealing {
@@ -99,7 +122,7 @@ impl Sealing {
             At::Candidates { candidates, run } => candidates
                 .last()
                 .map_or(Step::Read(*run), |&n| Step::Read(n)),
-            At::LastObject { run } => Step::Read(*run),
+            At::LastObjects(tail) => Step::Read(tail.next),
             At::Creating(seal) => Step::Create(*seal),
             At::Sealed(seal) => Step::Sealed(*seal),
         }
@@ -138,12 +161,15 @@ impl Sealing {
                 candidates.pop();
                 self.after_candidates();
             }
-            (At::LastObject { run }, found) => {
-                let run = *run;
+            (At::LastObjects(tail), found) => {
+                let tail = *tail;
                 match found {
-                    Found::Data(checksum) => self.create_after(run, checksum),
+                    Found::Data { checksum, previous } => {
+                        let tail = tail.disagreeing(previous);
+                        self.after(tail, Some(checksum));
+                    }
                     // Damage ends no prefix and takes no seal: the seal goes behind it.
-                    Found::Damaged => self.create_after(run, ObjectChecksum::default()),
+                    Found::Damaged => self.after(tail, None),
                     Found::Seal(seal) => self.at = At::Sealed(seal),
                     Found::Missing => self.at = At::Listing,
                 }
@@ -171,14 +197,42 @@ impl Sealing {
         {
             let run = *run;
             if run == ObjectNo::ZERO {
-                self.create_after(run, ObjectChecksum::default());
+                self.create(run, ObjectChecksum::default(), (run, ObjectChecksum::default()));
             } else {
-                self.at = At::LastObject { run };
+                let first = run.0.saturating_sub(IN_FLIGHT_MAX).max(1);
+                let next = ObjectNo(first);
+                let previous = (first == 1).then(ObjectChecksum::default);
+                self.at = At::LastObjects(Tail {
+                    next,
+                    run,
+                    previous,
+                    ended: None,
+                });
             }
         }
     }
 
-    fn create_after(&mut self, run: ObjectNo, last_checksum: ObjectChecksum) {
+    /// The object at `tail.next` has this checksum, if it decoded.
+    fn after(&mut self, tail: Tail, checksum: Option<ObjectChecksum>) {
+        if tail.next < tail.run {
+            self.at = At::LastObjects(Tail {
+                next: tail.next.next(),
+                previous: checksum,
+                ..tail
+            });
+            return;
+        }
+        let last = checksum.unwrap_or_default();
+        self.create(tail.run, last, tail.ended.unwrap_or((tail.run, last)));
+    }
+
+    /// Creates the seal behind the run; it states the prefix.
+    fn create(
+        &mut self,
+        run: ObjectNo,
+        previous: ObjectChecksum,
+        (prefix_end, last_checksum): (ObjectNo, ObjectChecksum),
+    ) {
         let order = &self.order;
         self.at = At::Creating(Seal {
             header: ObjectHeader {
@@ -187,13 +241,26 @@ impl Sealing {
                 number: run.next(),
                 server: order.server,
                 assignment: order.assignment,
-                previous: last_checksum,
+                previous,
                 created_at: order.now,
             },
-            prefix_end: run,
+            prefix_end,
             last_checksum,
             successor: order.successor,
         });
+    }
+}
+
+impl Tail {
+    /// The same, its prefix ended before `next` if `next` follows another object than lies there.
+    fn disagreeing(self, stated: ObjectChecksum) -> Self {
+        match self.previous {
+            Some(previous) if previous != stated && self.ended.is_none() => Self {
+                ended: Some((ObjectNo(self.next.0 - 1), previous)),
+                ..self
+            },
+            _ => self,
+        }
     }
 }
 

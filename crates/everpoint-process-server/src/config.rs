@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use everpoint_journal::commit::IN_FLIGHT_MAX;
 use everpoint_units::ServerId;
 use serde::Deserialize;
 
@@ -174,7 +175,7 @@ impl ProcessServerConfig {
                 "must leave memory_bytes_max 16 MiB for each object",
             ),
             (
-                (1..=16).contains(&commit.in_flight_max),
+                (1..=IN_FLIGHT_MAX).contains(&commit.in_flight_max),
                 "commit.in_flight_max",
                 "must be 1 to 16",
             ),

@@ -74,9 +74,12 @@ impl World {
             now: WallTime(0),
         });
         sealing.handle_listing(&self.listing(journal));
-        if let Step::Read(number) = sealing.step() {
+        while let Step::Read(number) = sealing.step() {
             sealing.handle_read(match &self.journals[&journal][&number.0] {
-                Stored::Data(data) => Found::Data(data.checksum),
+                Stored::Data(data) => Found::Data {
+                    checksum: data.checksum,
+                    previous: data.header.previous,
+                },
                 Stored::Seal(seal) => Found::Seal(*seal),
                 Stored::Damaged => Found::Damaged,
             });
@@ -260,6 +263,72 @@ fn neighbours_that_disagree_end_the_prefix() {
             last: ObjectNo(2)
         }
     );
+}
+
+/// A journal with `last` objects of one life and one more of another, which follows another object.
+fn two_lives(last: u64) -> World {
+    let mut world = world();
+    world.data(journal(1), 1, last, &[]);
+    let stranger = object(journal(1), last + 1, ObjectChecksum([6; 32]), &[], &[]);
+    world.put(journal(1), last + 1, Stored::Data(Box::new(stranger)));
+    world
+}
+
+#[test]
+fn a_seal_behind_neighbours_that_disagree_leads_on() {
+    let mut world = two_lives(2);
+    world.seal(journal(1), journal(2));
+    world.data(journal(2), 1, 1, &[]);
+    let (folded, end, damage) = world.walk();
+    assert_eq!(folded, [(1, 1), (1, 2), (2, 1)]);
+    assert_eq!(damage, []);
+    let last = ObjectNo(1);
+    let journal = journal(2);
+    assert_eq!(end, PathEnd::Open { journal, last });
+}
+
+#[test]
+fn neighbours_that_disagree_far_into_a_journal_are_seen_by_who_seals_it() {
+    for last in [15, 16, 17, 40] {
+        let mut world = two_lives(last);
+        world.data(journal(1), last + 2, last + 16, &[]);
+        world.seal(journal(1), journal(2));
+        let (folded, _, damage) = world.walk();
+        assert_eq!((folded.len() as u64, damage), (last, vec![]), "{last}");
+    }
+}
+
+#[test]
+fn a_release_behind_neighbours_that_disagree_is_void() {
+    let mut world = two_lives(1);
+    let release = Release {
+        machine: MACHINE,
+        successor: None,
+    };
+    world.data(journal(1), 3, 3, &[release]);
+    let last = ObjectNo(1);
+    let journal = journal(1);
+    assert_eq!(world.walk().1, PathEnd::Open { journal, last });
+}
+
+#[test]
+fn a_seal_that_states_more_than_the_prefix_leads_on_and_is_reported() {
+    let mut world = two_lives(2);
+    world.seal(journal(1), journal(2));
+    let sealed = world.journals.get_mut(&journal(1)).unwrap();
+    let Some(Stored::Seal(seal)) = sealed.get_mut(&4) else {
+        panic!("the seal lies behind the run");
+    };
+    seal.prefix_end = ObjectNo(3);
+    let (folded, end, damage) = world.walk();
+    assert_eq!(folded, [(1, 1), (1, 2)]);
+    let disagrees = Damage::SealDisagrees {
+        journal: journal(1),
+    };
+    assert_eq!(damage, [disagrees]);
+    let last = ObjectNo::ZERO;
+    let journal = journal(2);
+    assert_eq!(end, PathEnd::Open { journal, last });
 }
 
 #[test]

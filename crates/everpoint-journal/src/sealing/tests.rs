@@ -30,14 +30,29 @@ fn seal_of(step: Step) -> Seal {
 
 const CHECKSUM: ObjectChecksum = ObjectChecksum([7; 32]);
 
+/// An object with this checksum that follows one with that.
+fn data(checksum: u8, previous: u8) -> Found {
+    Found::Data {
+        checksum: ObjectChecksum([checksum; 32]),
+        previous: ObjectChecksum([previous; 32]),
+    }
+}
+
+/// Answers the reads of objects `1..` in order; all of them are asked for.
+fn read_all(sealing: &mut Sealing, objects: &[Found]) {
+    for (number, found) in (1..).zip(objects) {
+        assert_eq!(sealing.step(), Step::Read(ObjectNo(number)));
+        sealing.handle_read(*found);
+    }
+}
+
 #[test]
 fn a_seal_goes_into_the_first_missing_number_and_states_what_lies_before() {
     let mut sealing = Sealing::new(order());
     assert_eq!(sealing.step(), Step::List);
     // 4 landed ahead of 3: it is beyond the gap and beyond the prefix.
     sealing.handle_listing(&listing(&[(1, 900), (2, 900), (4, 900)]));
-    assert_eq!(sealing.step(), Step::Read(ObjectNo(2)));
-    sealing.handle_read(Found::Data(CHECKSUM));
+    read_all(&mut sealing, &[data(6, 0), data(7, 6)]);
     let seal = seal_of(sealing.step());
     assert_eq!(
         (seal.header.number, seal.prefix_end),
@@ -67,7 +82,7 @@ fn a_name_that_was_taken_meanwhile_makes_it_list_again() {
     sealing.handle_created(false);
     assert_eq!(sealing.step(), Step::List);
     sealing.handle_listing(&listing(&[(1, 900)]));
-    sealing.handle_read(Found::Data(CHECKSUM));
+    read_all(&mut sealing, &[data(7, 0)]);
     assert_eq!(seal_of(sealing.step()).header.number, ObjectNo(2));
 }
 
@@ -102,8 +117,45 @@ fn the_seal_that_stands_counts_wherever_it_stands() {
 fn damage_takes_no_seal() {
     let mut sealing = Sealing::new(order());
     sealing.handle_listing(&listing(&[(1, 900), (2, 900)]));
-    sealing.handle_read(Found::Damaged);
-    assert_eq!(seal_of(sealing.step()).header.number, ObjectNo(3));
+    read_all(&mut sealing, &[data(7, 0), Found::Damaged]);
+    let seal = seal_of(sealing.step());
+    assert_eq!(
+        (seal.header.number, seal.prefix_end),
+        (ObjectNo(3), ObjectNo(2))
+    );
+}
+
+#[test]
+fn a_seal_states_the_prefix_and_lies_behind_the_run() {
+    let mut sealing = Sealing::new(order());
+    sealing.handle_listing(&listing(&[(1, 900), (2, 900), (3, 900), (4, 900)]));
+    // 3 follows another 2 than lies there, and 4 another 3: the first counts.
+    read_all(
+        &mut sealing,
+        &[data(6, 0), data(7, 6), data(8, 5), data(9, 4)],
+    );
+    let seal = seal_of(sealing.step());
+    assert_eq!(
+        (seal.header.number, seal.prefix_end),
+        (ObjectNo(5), ObjectNo(2))
+    );
+    assert_eq!(seal.last_checksum, CHECKSUM);
+    assert_eq!(seal.header.previous, ObjectChecksum([9; 32]));
+    assert_eq!(Seal::decode(&seal.encode()), Ok(seal));
+}
+
+#[test]
+fn of_a_long_journal_only_the_last_objects_are_read() {
+    let mut sealing = Sealing::new(order());
+    let objects: Vec<_> = (1..=100).map(|number| (number, 900)).collect();
+    sealing.handle_listing(&listing(&objects));
+    let mut read = Vec::new();
+    while let Step::Read(number) = sealing.step() {
+        read.push(number.0);
+        sealing.handle_read(data(7, 7));
+    }
+    assert_eq!(read, (84..=100).collect::<Vec<_>>());
+    assert_eq!(seal_of(sealing.step()).prefix_end, ObjectNo(100));
 }
 
 #[test]

@@ -58,15 +58,19 @@ impl CommitTask {
                 Err(error) => return Err(RotateError::Seal(error)),
             }
         };
-        if seal.successor != successor {
-            // Somebody else sealed it first: the machines are theirs.
+        let says_own =
+            seal.prefix_end == self.core.committed() && seal.last_checksum == self.previous;
+        if seal.successor != successor || !says_own {
+            // Somebody else sealed it first: the machines are theirs. Or the seal states objects that
+            // another life of this server wrote (resumed from a snapshot, or cloned): what this one
+            // holds is not the path, and a new boot reads that (R6).
             self.core.handle_fenced();
             let journal = self.journal;
             self.shared.end(Ended::Fenced { journal });
             return Err(RotateError::Fenced);
         }
-        // The machines' path led to the old journal, in which nobody else could write, and its seal
-        // is our own: it leads to the new one now, and this server owns them still (R6).
+        // The machines' path led to the old journal, and the seal states what we wrote and no more: it
+        // leads to the new one now, and this server owns them still (R6).
         tracing::info!(old = %self.journal, new = %successor, "the journal was rotated");
         self.journal = successor;
         self.core = Commit::new(self.limits);

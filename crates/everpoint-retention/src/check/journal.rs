@@ -17,9 +17,10 @@ struct Chain {
     journal: JournalId,
     /// Checksum of the object before, if that one decoded.
     previous: Option<ObjectChecksum>,
+    /// The end of the prefix, and that object's checksum, once two neighbours disagreed: what follows is
+    /// of no history, but a seal may still come.
+    prefix: Option<(ObjectNo, Option<ObjectChecksum>)>,
     seal: Option<Seal>,
-    /// Two neighbours disagreed, or a seal came: what follows is of no history.
-    has_ended: bool,
 }
 
 impl Checking<'_> {
@@ -29,8 +30,8 @@ impl Checking<'_> {
         let mut chain = Chain {
             journal,
             previous: Some(ObjectChecksum::default()),
+            prefix: None,
             seal: None,
-            has_ended: false,
         };
         let names = (1..=run.0).map(move |number| (journal, ObjectNo(number)));
         let mut objects = read_objects(self.vault, self.header.vault, names);
@@ -55,7 +56,8 @@ impl Checking<'_> {
             self.report
                 .add(Finding::of_object(severity, object.as_str(), what));
         };
-        if chain.has_ended {
+        let is_seal = matches!(found, ObjectFound::Seal(_));
+        if chain.seal.is_some() || (chain.prefix.is_some() && !is_seal) {
             add(
                 Severity::Notice,
                 "lies behind the journal's end, void".into(),
@@ -65,19 +67,19 @@ impl Checking<'_> {
         match found {
             ObjectFound::Data(data, _) => {
                 if chain.disagrees_with(&data) {
-                    add(
-                        Severity::Damage,
-                        "does not follow the object before it".into(),
-                    );
-                    chain.has_ended = true;
+                    // Two lives of one server wrote here. Whether the prefix is whole, its seal says.
+                    let what = "does not follow the object before it, void with all behind it";
+                    add(Severity::Notice, what.into());
+                    chain.prefix = Some((ObjectNo(number.0 - 1), chain.previous));
                     return Ok(());
                 }
                 chain.previous = Some(data.checksum);
                 self.check_data(chain.journal, number, &data).await?;
             }
             ObjectFound::Seal(seal) => {
-                let last = ObjectNo(number.0 - 1);
-                let disagrees = chain.previous.is_some_and(|sum| sum != seal.last_checksum);
+                let run = (ObjectNo(number.0 - 1), chain.previous);
+                let (last, checksum) = chain.prefix.unwrap_or(run);
+                let disagrees = checksum.is_some_and(|sum| sum != seal.last_checksum);
                 if seal.prefix_end != last || disagrees {
                     add(
                         Severity::Damage,
@@ -91,7 +93,6 @@ impl Checking<'_> {
                     );
                 }
                 chain.seal = Some(seal);
-                chain.has_ended = true;
             }
             ObjectFound::Damaged(damage) => {
                 chain.previous = None;

@@ -10,8 +10,8 @@ use crate::error::{CreateError, Remedy};
 use crate::payload::Payload;
 use crate::vault::Vault;
 
-/// Most steps until a journal is sealed. Each lost race with a writer costs three; a healthy run takes
-/// four.
+/// Most steps until a journal is sealed. Each lost race with a writer costs a listing, the last objects of
+/// the run and a create; a healthy run takes so much once.
 const STEPS_MAX: u32 = 1_000;
 
 /// How often a create without a clear answer is repeated with the same bytes, each time with the vault's
@@ -51,7 +51,10 @@ pub async fn seal_journal(vault: &Vault, order: SealOrder) -> Result<Seal, Histo
             Step::Read(number) => {
                 let found = read_object(vault, order.vault, journal, number).await?;
                 sealing.handle_read(match found {
-                    ObjectFound::Data(data, _) => Found::Data(data.checksum),
+                    ObjectFound::Data(data, _) => Found::Data {
+                        checksum: data.checksum,
+                        previous: data.header.previous,
+                    },
                     ObjectFound::Seal(seal) => Found::Seal(seal),
                     ObjectFound::Damaged(_) => Found::Damaged,
                     ObjectFound::Missing => Found::Missing,
