@@ -85,6 +85,8 @@ pub(crate) struct Rules {
     pub(crate) neighbours_agree: bool,
     /// R4, R5: a seal states the prefix, not the gapless run.
     pub(crate) seal_states_prefix: bool,
+    /// R4: a seal leads on also where the prefix ends before the run.
+    pub(crate) sealed_leads_on: bool,
     /// R5: the seal goes into the first missing number.
     pub(crate) seal_in_first_gap: bool,
     /// R6: a boot owns only what it has read after the seal.
@@ -131,6 +133,7 @@ impl Rules {
         release_inside_prefix: true,
         neighbours_agree: true,
         seal_states_prefix: true,
+        sealed_leads_on: true,
         seal_in_first_gap: true,
         path_is_read: true,
         rotation_compares: true,

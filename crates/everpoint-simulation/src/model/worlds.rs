@@ -173,7 +173,7 @@ macro_rules! left_out {
     ($rule:literal, $model:expr) => {
         LeftOut {
             rule: $rule,
-            world: planned!($rule, 4_000_000, 1, $model),
+            world: planned!($rule, 8_000_000, 1, $model),
         }
     };
 }
@@ -203,10 +203,13 @@ fn ownership_left_out() -> Vec<LeftOut> {
             writes: 2, rules: without(|r| r.neighbours_agree = false); faults { resumes: 1, seals: 1 }
         }),
         left_out!("R4 a seal states the prefix", world! {
-            writes: 2, heals: true, rules: without(|r| r.seal_states_prefix = false); faults { resumes: 1, seals: 1 }
+            writes: 2, rules: without(|r| r.seal_states_prefix = false); faults { resumes: 1, seals: 1 }
+        }),
+        left_out!("R4 a seal leads on behind a disagreement", world! {
+            writes: 2, heals: true, rules: without(|r| r.sealed_leads_on = false); faults { resumes: 1, seals: 1 }
         }),
         left_out!("R5 the seal goes into the first gap", world! {
-            writes: 2, rules: without(|r| r.seal_in_first_gap = false); faults { seals: 1 }
+            writes: 2, heals: true, rules: without(|r| r.seal_in_first_gap = false); faults { seals: 1 }
         }),
         left_out!("R6 the path is read after the seal", world! {
             journals: 3, rules: without(|r| r.path_is_read = false); faults { seals: 2, deletions: 1 }
@@ -239,13 +242,20 @@ fn ownership_left_out() -> Vec<LeftOut> {
             journals: 3, rules: without(|r| r.epochs_refused = false); faults { seals: 2, agent_crashes: 1 }
         }),
         left_out!("R13 only sealed journals", world! {
-            machines: 2, rules: without(|r| r.only_sealed_deleted = false); faults { deletions: 2, releases: 1, seals: 1 }
+            machines: 2, rules: without(|r| {
+                r.only_sealed_deleted = false;
+                r.end_first = false;
+                r.end_question = EndQuestion::Never;
+            }); faults { deletions: 2, releases: 1, seals: 1 }
         }),
         left_out!("R13 every manifest has passed", world! {
             machines: 2, rules: without(|r| r.every_manifest_passed = false); faults { deletions: 1, seals: 1 }
         }),
         left_out!("R13 `end` comes first", world! {
-            journals: 3, rules: without(|r| r.end_first = false); faults { deletions: 1, seals: 2 }
+            rules: without(|r| {
+                r.end_first = false;
+                r.end_question = EndQuestion::Never;
+            }); faults { deletions: 1, seals: 1, readers: 1 }
         }),
         left_out!("R14 the manifest is read again", world! {
             rules: without(|r| r.manifest_read_again = false); faults { deletions: 1, seals: 1, readers: 1 }

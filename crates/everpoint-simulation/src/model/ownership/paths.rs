@@ -7,7 +7,7 @@ use everpoint_journal::path::{Damage, Need, ObjectRead, PathWalk, Verdict};
 use everpoint_journal::path::{PathEnd as WalkEnd, gapless_run};
 use everpoint_units::{JournalId, WallTime};
 
-use super::super::store::{self, Object, VAULT, journal_id, journal_index, machine_id, small};
+use super::super::store::{self, Object, Seal, VAULT, journal_id, journal_index, machine_id, small};
 use super::{Path, PathEnd, Placed, State, World};
 
 /// What one journal holds of a machine, and what comes after it.
@@ -90,10 +90,13 @@ impl World {
                 blocks.extend(own.map(|block| (journal, number, *block)));
             }
         }
-        Part {
-            blocks,
-            next: self.next(state, &walk, journal),
-        }
+        let ends_early = |(number, seal): (u8, Seal)| seal.prefix_end + 1 < number;
+        let next = if !self.rules.sealed_leads_on && stored.seals().any(ends_early) {
+            Next::Open
+        } else {
+            self.next(state, &walk, journal)
+        };
+        Part { blocks, next }
     }
 
     /// Hands one object to the walk.
@@ -108,10 +111,14 @@ impl World {
         let above = |successor| self.name_above(state, name, successor);
         match &**object {
             Object::Data(data) => {
-                let before = state.journals[usize::from(journal_index(name))].data(number - 1);
-                let previous = match before {
-                    // Nobody compares: every object seems to follow the one before it.
-                    Some(before) if !self.rules.neighbours_agree => before.checksum,
+                let journal = &state.journals[usize::from(journal_index(name))];
+                // Nobody compares: every object seems to follow the one before it. Where a seal states
+                // the run, nobody compares once it is there.
+                let sealed = journal.seals().next().is_some();
+                let compared = self.rules.neighbours_agree
+                    && (self.rules.seal_states_prefix || !sealed);
+                let previous = match journal.data(number - 1) {
+                    Some(before) if !compared => before.checksum,
                     _ => data.previous,
                 };
                 let index = data.index(name, number, previous, above);

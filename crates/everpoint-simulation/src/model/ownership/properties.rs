@@ -5,12 +5,13 @@ use std::sync::Arc;
 use stateright::Property;
 
 use super::super::store::small;
-use super::{Path, PathEnd, State, World};
+use super::{Path, PathEnd, Placed, State, World, follows};
 
 pub(crate) const DIRTY: &str = "cleared dirty bits are readable";
 pub(crate) const ACKNOWLEDGED: &str = "what a boot could call committed is readable";
 pub(crate) const IN_PATH: &str = "nothing is called committed outside the path";
 pub(crate) const PREFIX: &str = "every view is a prefix of the writes";
+pub(crate) const FOLLOWS: &str = "each block of a path follows the one before it";
 pub(crate) const NO_WAY_BACK: &str = "no reader goes back, and no path forks";
 pub(crate) const HEALS: &str = "everything is committed once faults stop";
 
@@ -31,6 +32,10 @@ pub(crate) fn all() -> Vec<Property<World>> {
         Property::always(PREFIX, |world: &World, state: &State| {
             let mut paths = state.paths.0[..usize::from(world.machines)].iter();
             paths.all(|path| (u16::from(path.image()) + 1).is_power_of_two())
+        }),
+        Property::always(FOLLOWS, |world: &World, state: &State| {
+            let mut paths = state.paths.0[..usize::from(world.machines)].iter();
+            paths.all(|path| blocks_follow(&path.blocks))
         }),
         Property::always(NO_WAY_BACK, |_, state: &State| state.broken.is_none()),
         Property::always(HEALS, |world: &World, state: &State| {
@@ -87,6 +92,15 @@ fn reached() -> Vec<Property<World>> {
 fn any_path(world: &World, state: &State, holds: impl Fn(&Path) -> bool) -> bool {
     let mut paths = state.paths.0[..usize::from(world.machines)].iter();
     paths.any(|path| holds(path))
+}
+
+fn blocks_follow(blocks: &[Placed]) -> bool {
+    let mut stands = (0, 0);
+    blocks.iter().all(|(_, _, block)| {
+        let goes_on = follows(stands, block);
+        stands = (block.generation, block.number);
+        goes_on
+    })
 }
 
 fn dirty_bits_hold(state: &State, machine: u8) -> bool {
