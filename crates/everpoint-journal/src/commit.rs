@@ -87,7 +87,10 @@ impl Commit {
     /// If a limit is zero, or more may be under way than [`IN_FLIGHT_MAX`].
     pub fn new(limits: CommitLimits) -> Self {
         assert!(0 < limits.in_flight_max && 0 < limits.object_len_target);
-        assert!(limits.in_flight_max <= IN_FLIGHT_MAX, "sealing relies on it");
+        assert!(
+            limits.in_flight_max <= IN_FLIGHT_MAX,
+            "sealing relies on it"
+        );
         Self {
             limits,
             frozen: ObjectNo::ZERO,

@@ -197,7 +197,11 @@ impl Sealing {
         {
             let run = *run;
             if run == ObjectNo::ZERO {
-                self.create(run, ObjectChecksum::default(), (run, ObjectChecksum::default()));
+                self.create(
+                    run,
+                    ObjectChecksum::default(),
+                    (run, ObjectChecksum::default()),
+                );
             } else {
                 let first = run.0.saturating_sub(IN_FLIGHT_MAX).max(1);
                 let next = ObjectNo(first);

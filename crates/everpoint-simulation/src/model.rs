@@ -37,5 +37,5 @@ mod worlds;
 #[cfg(test)]
 mod tests;
 
-pub use explore::{Limits, Outcome, Violation};
-pub use worlds::{LeftOut, Planned, left_out, long_worlds, short_worlds};
+pub use explore::{Limits, Outcome, Totals, Violation};
+pub use worlds::{LeftOut, Planned, left_out, left_out_in_vain, long_worlds, short_worlds};

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
 use xtask::parts::{self, Choice};
 use xtask::workspace::Workspace;
-use xtask::{formats, fuzz, proto};
+use xtask::{formats, fuzz, model, proto};
 
 #[derive(Parser)]
 #[command(
@@ -33,6 +33,8 @@ enum Chore {
     Bench(NamesArgs),
     /// Run fuzz targets, with coverage guidance, on the pinned toolchain
     Fuzz(FuzzArgs),
+    /// Explore the models of the ownership rules as far as their limits go, and keep the log in tests/model.log
+    Model,
     /// Generate the Rust code of the protobuf messages in proto/, and the page of byte tables
     Proto {
         /// Change nothing; fail when the committed code is not what proto/ gives
@@ -138,6 +140,7 @@ fn call(chore: Chore) -> Result<ExitCode> {
                 println!("{note}");
             }
         },
+        Chore::Model => println!("kept in {}", model::run(&workspace)?.display()),
         Chore::Proto { check: true } => {
             println!("{}", proto::check(&workspace)?);
             println!("{}", formats::check(&workspace)?);

@@ -1,14 +1,16 @@
 //! Going on in a new journal: the own one is sealed, naming its successor, when everything frozen is
 //! committed (R2, R5).
 
-use everpoint_format::object::ObjectChecksum;
+use std::sync::Arc;
+
+use everpoint_format::object::{ObjectChecksum, Seal};
 use everpoint_journal::commit::Commit;
 use everpoint_journal::sealing::SealOrder;
 use everpoint_units::{JournalId, Level};
 use everpoint_vault::Remedy;
 use everpoint_vault::history::{HistoryError, seal_journal};
 
-use super::CommitTask;
+use super::{CommitTask, put};
 use crate::blocking::outcome;
 use crate::clock::wall_time;
 use crate::shared::{BackOff, Ended};
@@ -17,7 +19,9 @@ use crate::state::StateError;
 /// Why no new journal was begun.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RotateError {
-    #[error("this server's journal was sealed by another server")]
+    #[error(
+        "this server's journal was sealed by another server, or written in by another life of this one"
+    )]
     Fenced,
     #[error("the server is stopping")]
     Ending,
@@ -58,12 +62,7 @@ impl CommitTask {
                 Err(error) => return Err(RotateError::Seal(error)),
             }
         };
-        let says_own =
-            seal.prefix_end == self.core.committed() && seal.last_checksum == self.previous;
-        if seal.successor != successor || !says_own {
-            // Somebody else sealed it first: the machines are theirs. Or the seal states objects that
-            // another life of this server wrote (resumed from a snapshot, or cloned): what this one
-            // holds is not the path, and a new boot reads that (R6).
+        if seal.successor != successor || !self.is_all_of_own_journal(&seal).await? {
             self.core.handle_fenced();
             let journal = self.journal;
             self.shared.end(Ended::Fenced { journal });
@@ -85,6 +84,26 @@ impl CommitTask {
             progress.committed = everpoint_units::ObjectNo::ZERO;
         });
         Ok(successor)
+    }
+
+    /// Whether the seal of the own journal, which names our successor, states what we wrote and no more.
+    ///
+    /// It does not where another life of this server wrote too, because it was resumed from a snapshot or
+    /// cloned: what this one holds is then not the path. And it does not count where it went into a number
+    /// that was emptied, which `end`, asked for behind it, shows. A new boot reads the path (R6).
+    async fn is_all_of_own_journal(&self, seal: &Seal) -> Result<bool, RotateError> {
+        let committed = self.core.committed();
+        if seal.prefix_end != committed || seal.last_checksum != self.previous {
+            return Ok(false);
+        }
+        let shared = Arc::clone(&self.shared);
+        match put::ask_for_end(shared, self.journal, committed).await {
+            put::Done::EndAbsent(_) => Ok(true),
+            put::Done::Fenced => Ok(false),
+            put::Done::GaveUp | put::Done::Stored(_) | put::Done::Failed(_) => {
+                Err(RotateError::Ending)
+            }
+        }
     }
 
     /// Waits until every frozen object is committed.

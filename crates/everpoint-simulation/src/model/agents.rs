@@ -9,11 +9,12 @@
 use stateright::{Model, Property};
 
 const EXTENTS: usize = 2;
-const WRITES_MAX: u8 = 3;
-const SESSIONS_MAX: u8 = 4;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Agents {
+    /// Writes of both lives together.
+    pub(crate) writes: u8,
+    pub(crate) sessions: u8,
     pub(crate) rules: Rules,
 }
 
@@ -130,13 +131,13 @@ impl Model for Agents {
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         for life in 0..state.lives.len() {
-            if state.next_version <= WRITES_MAX {
+            if state.next_version <= self.writes {
                 steps.extend((0..EXTENTS).map(|extent| Step::Write(life, extent)));
             }
-            if state.sessions < SESSIONS_MAX && state.connected != Some(life) {
+            if state.sessions < self.sessions && state.connected != Some(life) {
                 steps.push(Step::Connect(life));
             }
-            if state.sessions < SESSIONS_MAX {
+            if state.sessions < self.sessions {
                 steps.push(Step::Crash(life));
             }
             if state.lives[life].durable != state.lives[life].disk {
@@ -196,13 +197,22 @@ impl Model for Agents {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("who has sent all finds its disk at the server", |_, state: &State| {
-                let level = state.connected.map(|life| &state.lives[life]);
-                level.is_none_or(|life| !life.queue.is_empty() || life.disk == state.image())
-            }),
-            Property::always("what is clean is what its position has", |_, state: &State| {
-                state.lives.iter().all(|life| state.clean_is_committed(life))
-            }),
+            Property::always(
+                "who has sent all finds its disk at the server",
+                |_, state: &State| {
+                    let level = state.connected.map(|life| &state.lives[life]);
+                    level.is_none_or(|life| !life.queue.is_empty() || life.disk == state.image())
+                },
+            ),
+            Property::always(
+                "what is clean is what its position has",
+                |_, state: &State| {
+                    state
+                        .lives
+                        .iter()
+                        .all(|life| state.clean_is_committed(life))
+                },
+            ),
             Property::sometimes("both lives were connected", |_, state: &State| {
                 let from = |life| state.history.iter().any(|change| change.chain.0 == life);
                 from(0) && from(1)
@@ -233,12 +243,18 @@ impl State {
         }
         let found = self.position_of(life) == Some(life.cleared_to);
         let clean = (0..EXTENTS).filter(|extent| !life.dirty[*extent]);
-        !found || clean.into_iter().all(|extent| image[extent] == life.disk[extent])
+        !found
+            || clean
+                .into_iter()
+                .all(|extent| image[extent] == life.disk[extent])
     }
 
     /// Where the map's position lies in the server's history, if it does.
     fn position_of(&self, life: &Life) -> Option<usize> {
-        let name = life.cleared_to.checked_sub(1).and_then(|at| self.history.get(at));
+        let name = life
+            .cleared_to
+            .checked_sub(1)
+            .and_then(|at| self.history.get(at));
         (name == life.cleared_name.as_ref()).then_some(life.cleared_to)
     }
 }
@@ -249,7 +265,8 @@ impl Agents {
         state.connected = Some(index);
         let life = &state.lives[index];
         let known = life.past.starts_with(&state.history);
-        let in_past = known || (!self.rules.own_past_only && state.history.len() <= life.past.len());
+        let in_past =
+            known || (!self.rules.own_past_only && state.history.len() <= life.past.len());
         if !life.order_lost && in_past {
             let unsent = life.past[state.history.len()..].iter();
             let again = unsent.map(|change| (change.extent, change.version));

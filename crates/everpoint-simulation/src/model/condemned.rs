@@ -122,7 +122,9 @@ impl Journal {
     fn prefix(&self) -> Vec<Object> {
         let mut prefix: Vec<Object> = Vec::new();
         for object in self.objects.iter().map_while(|object| *object) {
-            let follows = prefix.last().is_none_or(|last| last.life == object.previous_life);
+            let follows = prefix
+                .last()
+                .is_none_or(|last| last.life == object.previous_life);
             if !follows {
                 break;
             }
@@ -242,7 +244,11 @@ impl Model for Condemned {
             Step::MarkAgain => {
                 let referred = state.journals.iter().any(Journal::refers);
                 let takes_back = referred && self.rules.marked_again;
-                state.collector = if takes_back { Collector::Done } else { Collector::Ready };
+                state.collector = if takes_back {
+                    Collector::Done
+                } else {
+                    Collector::Ready
+                };
             }
             Step::Delete => {
                 state.piece_deleted = true;
@@ -254,9 +260,12 @@ impl Model for Condemned {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("nothing readable refers to what is deleted", |_, state: &State| {
-                !state.piece_deleted || !state.journals.iter().any(Journal::refers)
-            }),
+            Property::always(
+                "nothing readable refers to what is deleted",
+                |_, state: &State| {
+                    !state.piece_deleted || !state.journals.iter().any(Journal::refers)
+                },
+            ),
             Property::sometimes("deleted", |_, state: &State| state.piece_deleted),
             Property::sometimes("taken back", |_, state: &State| {
                 state.collector == Collector::Done && !state.piece_deleted

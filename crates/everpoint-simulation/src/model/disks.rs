@@ -124,7 +124,8 @@ impl State {
             history.latest(None)
         } else {
             let ends = (0..DISKS).map(|disk| history.latest(Some(disk_id(disk))));
-            ends.max_by_key(|end| end.clone().ok()).expect("there are disks")
+            ends.max_by_key(|end| end.clone().ok())
+                .expect("there are disks")
         };
         cut.expect("every disk is level from the start").0
     }
@@ -202,13 +203,18 @@ impl Model for Disks {
                 let there: Vec<u64> = committed.copied().collect();
                 (FIRST_WRITE..=state.cut).all(|seq| there.contains(&seq))
             }),
-            Property::always("the cut never goes back", |_, state: &State| !state.went_back),
-            Property::always("when all is committed the cut is the newest", |model: &Self, state: &State| {
-                let mut steps = Vec::new();
-                model.actions(state, &mut steps);
-                let waits = steps.iter().any(|step| !matches!(step, Step::Write(_)));
-                waits || state.cut == state.newest
+            Property::always("the cut never goes back", |_, state: &State| {
+                !state.went_back
             }),
+            Property::always(
+                "when all is committed the cut is the newest",
+                |model: &Self, state: &State| {
+                    let mut steps = Vec::new();
+                    model.actions(state, &mut steps);
+                    let waits = steps.iter().any(|step| !matches!(step, Step::Write(_)));
+                    waits || state.cut == state.newest
+                },
+            ),
         ]
     }
 }

@@ -67,7 +67,9 @@ where
             (_, Some(path)) => {
                 let steps = path.into_actions();
                 let steps: Vec<_> = steps.iter().map(|step| format!("{step:?}")).collect();
-                let shorter = violation.as_ref().is_none_or(|v| steps.len() < v.steps.len());
+                let shorter = violation
+                    .as_ref()
+                    .is_none_or(|v| steps.len() < v.steps.len());
                 if shorter {
                     let property = property.name;
                     violation = Some(Violation { property, steps });
@@ -85,6 +87,29 @@ where
         closed: violation.is_none() && generated < limits.generated_max,
         violation,
         not_reached,
+    }
+}
+
+/// What several searches come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub worlds: usize,
+    pub closed: usize,
+    pub violated: usize,
+    pub generated: usize,
+    pub distinct: usize,
+}
+
+impl Totals {
+    /// Adds up what was found.
+    pub fn of(outcomes: &[Outcome]) -> Self {
+        outcomes.iter().fold(Self::default(), |sum, outcome| Self {
+            worlds: sum.worlds + 1,
+            closed: sum.closed + usize::from(outcome.closed),
+            violated: sum.violated + usize::from(outcome.violation.is_some()),
+            generated: sum.generated + outcome.generated,
+            distinct: sum.distinct + outcome.distinct,
+        })
     }
 }
 
@@ -107,7 +132,12 @@ impl fmt::Display for Outcome {
             self.name, self.distinct, self.generated, self.depth
         )?;
         match &self.violation {
-            Some(found) => write!(f, "FAILS in {} steps: {}", found.steps.len(), found.property),
+            Some(found) => write!(
+                f,
+                "FAILS in {} steps: {}",
+                found.steps.len(),
+                found.property
+            ),
             None if self.closed => write!(f, "holds, closed"),
             None => write!(f, "holds, bounded"),
         }

@@ -256,7 +256,11 @@ impl Model for Folding {
             Step::Fold(number) => {
                 let whole = state.read_from_position(self.rules.checksum_kept);
                 let run = state.run();
-                let whole = if self.rules.only_prefix_folded { whole } else { run };
+                let whole = if self.rules.only_prefix_folded {
+                    whole
+                } else {
+                    run
+                };
                 state.folded = whole.into_iter().take(usize::from(number)).collect();
                 state.position = small(state.folded.len() as u64);
             }
@@ -273,19 +277,24 @@ impl Model for Folding {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("from a position one reads what one reads whole", |_, state: &State| {
-                state.deleted || state.prefix() == state.seen
-            }),
+            Property::always(
+                "from a position one reads what one reads whole",
+                |_, state: &State| state.deleted || state.prefix() == state.seen,
+            ),
             Property::always("no reader goes back", |_, state: &State| !state.broken),
             Property::always("what a life knows as stored is read", |_, state: &State| {
-                state.stored.iter().zip(&state.lives).all(|(stored, frozen)| {
-                    let stored = frozen.iter().take(usize::from(*stored)).zip(&state.seen);
-                    let same = |(object, seen): (&Arc<Object>, &u64)| match &**object {
-                        Object::Data(data) => data.checksum == *seen,
-                        Object::Seal(_) => false,
-                    };
-                    stored.map(same).all(|same| same)
-                })
+                state
+                    .stored
+                    .iter()
+                    .zip(&state.lives)
+                    .all(|(stored, frozen)| {
+                        let stored = frozen.iter().take(usize::from(*stored)).zip(&state.seen);
+                        let same = |(object, seen): (&Arc<Object>, &u64)| match &**object {
+                            Object::Data(data) => data.checksum == *seen,
+                            Object::Seal(_) => false,
+                        };
+                        stored.map(same).all(|same| same)
+                    })
             }),
             Property::sometimes("folded in a journal that goes on", |_, state: &State| {
                 0 < state.position && state.position < small(state.seen.len() as u64)

@@ -258,15 +258,21 @@ impl Model for Listings {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("every sealer finds the seal that counts", |_, state: &State| {
-                (1..).zip(&state.sealers).all(|(own, sealer)| match sealer.sealing.step() {
-                    SealStep::Sealed(found) => state.is_sound(own, &found),
-                    _ => true,
-                })
-            }),
-            Property::always("only one seal before something is deleted", |_, state: &State| {
-                state.journal.deleted || state.journal.seals().count() <= 1
-            }),
+            Property::always(
+                "every sealer finds the seal that counts",
+                |_, state: &State| {
+                    (1..)
+                        .zip(&state.sealers)
+                        .all(|(own, sealer)| match sealer.sealing.step() {
+                            SealStep::Sealed(found) => state.is_sound(own, &found),
+                            _ => true,
+                        })
+                },
+            ),
+            Property::always(
+                "only one seal before something is deleted",
+                |_, state: &State| state.journal.deleted || state.journal.seals().count() <= 1,
+            ),
             Property::always("a seal states what lies before it", |_, state: &State| {
                 let stated = state.seal().filter(|_| !state.journal.deleted);
                 stated.is_none_or(|(number, seal)| {
@@ -278,12 +284,16 @@ impl Model for Listings {
                 let sealed = |sealer: &Sealer| matches!(sealer.sealing.step(), SealStep::Sealed(_));
                 state.sealers.iter().all(sealed)
             }),
-            Property::sometimes("all is deleted before a sealer is done", |_, state: &State| {
-                let sealed = |sealer: &Sealer| matches!(sealer.sealing.step(), SealStep::Sealed(_));
-                state.journal.deleted
-                    && !state.journal.holds_data()
-                    && !state.sealers.iter().all(sealed)
-            }),
+            Property::sometimes(
+                "all is deleted before a sealer is done",
+                |_, state: &State| {
+                    let sealed =
+                        |sealer: &Sealer| matches!(sealer.sealing.step(), SealStep::Sealed(_));
+                    state.journal.deleted
+                        && !state.journal.holds_data()
+                        && !state.sealers.iter().all(sealed)
+                },
+            ),
         ]
     }
 }

@@ -141,7 +141,9 @@ impl Model for Manifests {
                 }
                 Phase::Idle => (),
                 Phase::Listed => steps.push(Step::Upload(index)),
-                Phase::Uploaded => steps.extend([Step::Send(index, true), Step::Send(index, false)]),
+                Phase::Uploaded => {
+                    steps.extend([Step::Send(index, true), Step::Send(index, false)])
+                }
                 Phase::Sent => steps.push(Step::HearOfCreate(index)),
                 Phase::Won => steps.push(Step::ListAgain(index)),
                 Phase::Deleting => self.deletions(state, index, steps),
@@ -150,7 +152,10 @@ impl Model for Manifests {
                 steps.push(Step::Stop(index));
             }
         }
-        let absent = state.sent.iter().filter(|sent| state.manifest(sent.0).is_none());
+        let absent = state
+            .sent
+            .iter()
+            .filter(|sent| state.manifest(sent.0).is_none());
         steps.extend(absent.map(|(number, links)| Step::ArriveLate(*number, *links)));
     }
 
@@ -199,13 +204,17 @@ impl Model for Manifests {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("the newest manifest stays the newest", |_, state: &State| {
-                state.highest() == state.newest
-            }),
-            Property::always("the newest manifest links what is there", |_, state: &State| {
-                let links = state.manifest(state.highest()).expect("the highest");
-                links & !state.layers == 0
-            }),
+            Property::always(
+                "the newest manifest stays the newest",
+                |_, state: &State| state.highest() == state.newest,
+            ),
+            Property::always(
+                "the newest manifest links what is there",
+                |_, state: &State| {
+                    let links = state.manifest(state.highest()).expect("the highest");
+                    links & !state.layers == 0
+                },
+            ),
             Property::sometimes("a layer was deleted", |_, state: &State| {
                 state.layers & layer(1, 0) == 0
             }),

@@ -248,10 +248,12 @@ impl Replica {
         let number = state.sequence(server);
         let version = state.servers[server].version;
         let newest = state.sent.iter().rposition(|sent| sent.server == server);
-        let request = newest.map(|at| state.sent[at]).filter(|sent| match sent.kind {
-            Kind::Raise { to } => waits == Phase::Raising && to == number,
-            Kind::Put { number: of, .. } => waits == Phase::Putting && of == number,
-        });
+        let request = newest
+            .map(|at| state.sent[at])
+            .filter(|sent| match sent.kind {
+                Kind::Raise { to } => waits == Phase::Raising && to == number,
+                Kind::Put { number: of, .. } => waits == Phase::Putting && of == number,
+            });
         let Some(request) = request else {
             // It was carried out before its answer was waited for: what became of it is not known.
             let phase = if waits == Phase::Raising || self.rules.raised_after_ambiguous {

@@ -205,7 +205,9 @@ impl Journal {
             .filter_map(|number| self.data(number))
             .any(|data| {
                 data.blocks.iter().any(|block| block.machine == machine)
-                    || data.release.is_some_and(|release| release.machine == machine)
+                    || data
+                        .release
+                        .is_some_and(|release| release.machine == machine)
             })
     }
 }

@@ -7,7 +7,9 @@ use everpoint_journal::path::{Damage, Need, ObjectRead, PathWalk, Verdict};
 use everpoint_journal::path::{PathEnd as WalkEnd, gapless_run};
 use everpoint_units::{JournalId, WallTime};
 
-use super::super::store::{self, Object, Seal, VAULT, journal_id, journal_index, machine_id, small};
+use super::super::store::{
+    self, Object, Seal, VAULT, journal_id, journal_index, machine_id, small,
+};
 use super::{Path, PathEnd, Placed, State, World};
 
 /// What one journal holds of a machine, and what comes after it.
@@ -115,8 +117,8 @@ impl World {
                 // Nobody compares: every object seems to follow the one before it. Where a seal states
                 // the run, nobody compares once it is there.
                 let sealed = journal.seals().next().is_some();
-                let compared = self.rules.neighbours_agree
-                    && (self.rules.seal_states_prefix || !sealed);
+                let compared =
+                    self.rules.neighbours_agree && (self.rules.seal_states_prefix || !sealed);
                 let previous = match journal.data(number - 1) {
                     Some(before) if !compared => before.checksum,
                     _ => data.previous,

@@ -76,13 +76,16 @@ fn reached() -> Vec<Property<World>> {
         Property::sometimes("a path of 4 journals", |world: &World, state: &State| {
             any_path(world, state, |path| 3 < path.journals.len())
         }),
-        Property::sometimes("left a journal that goes on", |world: &World, state: &State| {
-            let goes_on = |at: &u8| state.journals[usize::from(*at)].seals().next().is_none();
-            any_path(world, state, |path| {
-                let left = path.journals.split_last().expect("a path has a journal").1;
-                left.iter().any(goes_on)
-            })
-        }),
+        Property::sometimes(
+            "left a journal that goes on",
+            |world: &World, state: &State| {
+                let goes_on = |at: &u8| state.journals[usize::from(*at)].seals().next().is_none();
+                any_path(world, state, |path| {
+                    let left = path.journals.split_last().expect("a path has a journal").1;
+                    left.iter().any(goes_on)
+                })
+            },
+        ),
         Property::sometimes("closed", |world: &World, state: &State| {
             any_path(world, state, |path| path.end == PathEnd::Closed)
         }),
@@ -228,4 +231,3 @@ impl World {
         self.read_paths(state);
     }
 }
-

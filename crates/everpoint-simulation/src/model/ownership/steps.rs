@@ -9,32 +9,91 @@ use super::{Boot, State, World, properties};
 /// One step. Numbers are indexes of machines, boots, servers, journals, seals.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Step {
-    Write { machine: u8 },
-    Connect { machine: u8, boot: u8 },
-    Send { machine: u8 },
-    HearCached { machine: u8 },
-    HearCommitted { machine: u8, boot: u8 },
+    Write {
+        machine: u8,
+    },
+    Connect {
+        machine: u8,
+        boot: u8,
+    },
+    Send {
+        machine: u8,
+    },
+    HearCached {
+        machine: u8,
+    },
+    HearCommitted {
+        machine: u8,
+        boot: u8,
+    },
     CrashAgents,
-    Freeze { boot: u8 },
+    Freeze {
+        boot: u8,
+    },
     /// A frozen object arrives; nobody hears of it.
-    ArriveLate { boot: u8, number: u8 },
-    Store { boot: u8, number: u8 },
-    Answer { boot: u8 },
-    Crash { boot: u8 },
-    CrashAndLose { boot: u8 },
-    Restart { server: u8, above_own_only: bool },
-    ChooseSeal { boot: u8, machine: u8 },
-    PutSeal { boot: u8, seal: u8 },
-    Own { boot: u8, machine: u8 },
-    Release { boot: u8, machine: u8, to: Option<u8> },
-    BeginRotation { boot: u8 },
-    FinishRotation { boot: u8 },
-    Fold { machine: u8 },
-    CreateEnd { journal: u8 },
-    Delete { journal: u8, number: u8 },
-    Snapshot { boot: u8 },
-    Resume { life_before_goes_on: bool },
-    BeginReading { machine: u8 },
+    ArriveLate {
+        boot: u8,
+        number: u8,
+    },
+    Store {
+        boot: u8,
+        number: u8,
+    },
+    Answer {
+        boot: u8,
+    },
+    Crash {
+        boot: u8,
+    },
+    CrashAndLose {
+        boot: u8,
+    },
+    Restart {
+        server: u8,
+        above_own_only: bool,
+    },
+    ChooseSeal {
+        boot: u8,
+        machine: u8,
+    },
+    PutSeal {
+        boot: u8,
+        seal: u8,
+    },
+    Own {
+        boot: u8,
+        machine: u8,
+    },
+    Release {
+        boot: u8,
+        machine: u8,
+        to: Option<u8>,
+    },
+    BeginRotation {
+        boot: u8,
+    },
+    FinishRotation {
+        boot: u8,
+    },
+    Fold {
+        machine: u8,
+    },
+    CreateEnd {
+        journal: u8,
+    },
+    Delete {
+        journal: u8,
+        number: u8,
+    },
+    Snapshot {
+        boot: u8,
+    },
+    Resume {
+        life_before_goes_on: bool,
+    },
+    BeginReading {
+        machine: u8,
+    },
     ReadOn,
 }
 
@@ -194,8 +253,7 @@ impl World {
                 continue;
             };
             let journal = state.boots[usize::from(other)].journal;
-            if journal != known.journal
-                && self.may_succeed(state, machine, known.journal, journal)
+            if journal != known.journal && self.may_succeed(state, machine, known.journal, journal)
             {
                 let to = Some(journal);
                 steps.push(Step::Release { boot, machine, to });
@@ -266,7 +324,9 @@ impl World {
                 state.left.agent_crashes -= 1;
                 self.crash_agents(state);
             }
-            Step::Freeze { boot } => Arc::make_mut(&mut state.boots[usize::from(boot)]).freeze(None),
+            Step::Freeze { boot } => {
+                Arc::make_mut(&mut state.boots[usize::from(boot)]).freeze(None)
+            }
             Step::ArriveLate { boot, number } => self.arrive_late(state, boot, number),
             Step::Store { boot, number } => {
                 self.store(state, boot, number);

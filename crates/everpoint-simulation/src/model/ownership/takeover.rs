@@ -30,7 +30,12 @@ impl World {
     }
 
     /// Freezes the seal with which `boot` would seal the journal now; `None` where it is sealed.
-    pub(crate) fn freeze_seal(&self, state: &State, journal: u8, successor: u8) -> Option<(u8, Seal)> {
+    pub(crate) fn freeze_seal(
+        &self,
+        state: &State,
+        journal: u8,
+        successor: u8,
+    ) -> Option<(u8, Seal)> {
         let stored = &state.journals[usize::from(journal)];
         let name = self.name_of(state, journal);
         let mut sealing = Sealing::new(SealOrder {
@@ -53,9 +58,11 @@ impl World {
                             checksum: checksum(data.checksum),
                             previous: checksum(data.previous),
                         },
-                        Object::Seal(seal) => {
-                            Found::Seal(seal.stored(name, small(number.0), name_above(seal.successor)))
-                        }
+                        Object::Seal(seal) => Found::Seal(seal.stored(
+                            name,
+                            small(number.0),
+                            name_above(seal.successor),
+                        )),
                     });
                 }
                 Step::Create(seal) => {
@@ -71,7 +78,13 @@ impl World {
         let stored = &state.journals[usize::from(journal)];
         if !self.rules.seal_in_first_gap {
             let behind = behind_all(stored);
-            return (behind, Seal { prefix_end: behind - 1, ..seal });
+            return (
+                behind,
+                Seal {
+                    prefix_end: behind - 1,
+                    ..seal
+                },
+            );
         }
         if !self.rules.seal_states_prefix {
             let last = stored.data(number - 1);
@@ -222,7 +235,10 @@ impl World {
             goes_on.epochs[of_machine] = state.journals[usize::from(seal.seal.successor)].level;
         }
         let goes_on = Arc::make_mut(&mut state.boots[next_index]);
-        rotating.pending.iter().for_each(|block| goes_on.take(*block));
+        rotating
+            .pending
+            .iter()
+            .for_each(|block| goes_on.take(*block));
         let old = Arc::make_mut(&mut state.boots[index]);
         old.alive = false;
         old.pending.clear();
