@@ -70,10 +70,11 @@ pub(crate) struct Progress {
 /// Why a process server stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
-    /// The journal was sealed by somebody else: its machines have another owner.
+    /// The journal was sealed by somebody else, or another life of this server wrote in it: its machines
+    /// have another owner, or another history than this boot knows.
     #[error(
-        "fenced: journal {journal} was sealed by another server, which owns its machines now; \
-         start this server again to serve others"
+        "fenced: journal {journal} was sealed or written by somebody else; start this server again: \
+         it serves those machines whose paths lead to it then"
     )]
     Fenced { journal: JournalId },
     /// The cache log failed.

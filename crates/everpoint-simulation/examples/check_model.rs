@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use everpoint_simulation::model::{
-    LeftOut, Outcome, Totals, left_out, left_out_in_vain, long_worlds,
+    Outcome, Planned, Totals, left_out, left_out_in_vain, long_worlds,
 };
 
 fn main() -> ExitCode {
@@ -42,9 +42,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn explore_each(rules: &[LeftOut]) -> Vec<Outcome> {
-    let explored = rules.iter().map(|left_out| {
-        let outcome = left_out.world.explore();
+fn explore_each(worlds: &[Planned]) -> Vec<Outcome> {
+    let explored = worlds.iter().map(|world| {
+        let outcome = world.explore();
         println!("{outcome}");
         outcome
     });

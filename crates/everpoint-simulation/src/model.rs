@@ -38,4 +38,4 @@ mod worlds;
 mod tests;
 
 pub use explore::{Limits, Outcome, Totals, Violation};
-pub use worlds::{LeftOut, Planned, left_out, left_out_in_vain, long_worlds, short_worlds};
+pub use worlds::{Planned, left_out, left_out_in_vain, long_worlds, short_worlds};

@@ -278,6 +278,49 @@ async fn a_server_that_was_taken_over_is_fenced_and_its_machines_lead_to_the_oth
     );
 }
 
+/// A server that was resumed from a snapshot of its memory, or cloned, does not know what its other life
+/// wrote: here an object behind its last one, which follows that as it should.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_ends_where_another_life_of_the_server_wrote_in_its_journal() {
+    let site = Site::new();
+    let server_config = site.server_config(1);
+    let control = server_config.control_socket.clone();
+    let server = site.start(server_config).await;
+    let agent = Agent::connect(&site, &server).await;
+    let mut disk = agent.open(DISK).await;
+    let first = disk.first_block();
+    disk.send(&first).await;
+    disk.committed(1).await;
+    let journal = server.journal();
+    site.write_as_another_life(journal).await;
+
+    // The other's level is higher: before it is taken over, the own journal is left for a higher one.
+    let other = site.start(site.server_config(2)).await;
+    assert!(journal.level < other.journal().level);
+    let order = pb::ControlRequest {
+        request: Some(pb::control_request::Request::TakeOver(pb::TakeOver {
+            server: Bytes::new(),
+            journal: other.journal().to_string(),
+        })),
+    };
+    let order = order.encode_to_vec();
+    let called = everpoint_transport::control::call(&control, &order, CONTROL_LEN_MAX);
+    let ended = async {
+        let (answer, ended) = tokio::join!(called, server.ended());
+        assert!(!answer.is_ok_and(|answer| is_taken_over(&answer)));
+        ended
+    };
+    let ended = soon("the fence", ended).await;
+    assert!(matches!(*ended, Ended::Fenced { .. }), "{ended}");
+    let (_, walked) = site.history(MACHINE).await;
+    assert_eq!(walked.damage, []);
+}
+
+fn is_taken_over(answer: &[u8]) -> bool {
+    let answer = pb::ControlAnswer::decode(answer).expect("an answer").answer;
+    matches!(answer, Some(pb::control_answer::Answer::TakenOver(_)))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compare_names_the_pieces_that_differ_from_what_a_generation_builds_on() {
     let site = Site::new();

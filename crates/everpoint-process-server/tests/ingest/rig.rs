@@ -7,9 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use everpoint_format::change::{BlockPlace, Captured, FrozenBlock, PackedBlock};
+use everpoint_format::data::DataBuilder;
+use everpoint_format::index::Release;
+use everpoint_format::object::ObjectHeader;
 use everpoint_format::record::Record;
-use everpoint_format::{Change, DiskPosition};
+use everpoint_format::{Change, DiskPosition, name};
 use everpoint_journal::history::MachineHistory;
+use everpoint_journal::path::gapless_run;
 use everpoint_process_server::{
     CommitConfig, LogConfig, ProcessServer, ProcessServerConfig, TlsConfig,
 };
@@ -19,9 +23,10 @@ use everpoint_transport::{
     Validity,
 };
 use everpoint_units::{
-    BlockNo, DiskId, Extent, GenerationId, Lba, Level, MachineId, Seq, ServerId, WallTime,
+    BlockNo, DiskId, Extent, GenerationId, JournalId, Lba, Level, MachineId, Seq, ServerId,
+    WallTime,
 };
-use everpoint_vault::history::{Walked, read_header, walk};
+use everpoint_vault::history::{ObjectFound, Walked, list_journal, read_header, read_object, walk};
 use everpoint_vault::{OpenOptions, Vault, VaultConfig, VaultUrl};
 use everpoint_wire::{
     ANSWER_LEN_MAX, DiskState, FrameKind, Hello, HelloAnswer, PROTOCOL, ToAgent, ToServer,
@@ -165,6 +170,30 @@ impl Site {
         Vault::open(&url, &VaultConfig::default(), OpenOptions::READ)
             .await
             .expect("a vault")
+    }
+
+    /// Puts an object behind the last one of a journal, as another life of its server would.
+    pub(crate) async fn write_as_another_life(&self, journal: JournalId) {
+        let vault = self.vault().await;
+        let header = read_header(&vault).await.expect("a header");
+        let listing = list_journal(&vault, journal).await.expect("listed");
+        let last = gapless_run(&listing);
+        let read = read_object(&vault, header.vault, journal, last).await;
+        let ObjectFound::Data(data, _) = read.expect("readable") else {
+            panic!("the last object is data");
+        };
+        let mut builder = DataBuilder::default();
+        builder.release(Release {
+            machine: MachineId([0xee; 16]),
+            successor: None,
+        });
+        let object = builder.freeze(ObjectHeader {
+            number: last.next(),
+            previous: data.checksum,
+            ..data.header
+        });
+        let name = name::journal_object(journal, last.next());
+        std::fs::write(self.vault_dir().join(name), object.pieces.concat()).expect("written");
     }
 
     /// The machine's history, from the vault alone.

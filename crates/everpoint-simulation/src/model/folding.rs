@@ -288,12 +288,13 @@ impl Model for Folding {
                     .iter()
                     .zip(&state.lives)
                     .all(|(stored, frozen)| {
-                        let stored = frozen.iter().take(usize::from(*stored)).zip(&state.seen);
+                        let is_there = usize::from(*stored) <= state.seen.len();
+                        let mut stored = frozen.iter().take(usize::from(*stored)).zip(&state.seen);
                         let same = |(object, seen): (&Arc<Object>, &u64)| match &**object {
                             Object::Data(data) => data.checksum == *seen,
                             Object::Seal(_) => false,
                         };
-                        stored.map(same).all(|same| same)
+                        is_there && stored.all(same)
                     })
             }),
             Property::sometimes("folded in a journal that goes on", |_, state: &State| {

@@ -20,6 +20,7 @@ mod boots;
 mod paths;
 mod properties;
 mod retention;
+mod sizes;
 mod steps;
 mod takeover;
 
