@@ -18,9 +18,14 @@ const SHORT: Limits = Limits {
     generated_max: 600_000,
     threads: 1,
 };
-/// The same, of the long run.
+/// The same, of the long run: enough for those that close.
 const LONG: Limits = Limits {
     generated_max: 16_500_000,
+    threads: 2,
+};
+/// And for those that do not.
+const BOUNDED: Limits = Limits {
+    generated_max: 8_500_000,
     threads: 2,
 };
 
@@ -80,7 +85,11 @@ pub fn long_worlds() -> Vec<Planned> {
         sessions: 4,
         rules: agents::Rules::ALL,
     };
-    worlds.push(Planned::new("agents: more writes and sessions", LONG, more));
+    worlds.push(Planned::new(
+        "agents: more writes and sessions",
+        BOUNDED,
+        more,
+    ));
     worlds.extend(of_two_journals());
     worlds.extend(of_more_journals());
     worlds
@@ -88,6 +97,7 @@ pub fn long_worlds() -> Vec<Planned> {
 
 fn of_two_journals() -> Vec<Planned> {
     let world = |name, world: World| Planned::new(name, LONG, world);
+    let bounded = |name, world: World| Planned::new(name, BOUNDED, world);
     let small = World::healing;
     vec![
         world(
@@ -99,11 +109,11 @@ fn of_two_journals() -> Vec<Planned> {
             small().deletions(1).resumes(1).seals(1),
         ),
         world("ownership: both lives running", small().clones(1).seals(1)),
-        world(
+        bounded(
             "ownership: both lives running, deletion",
             small().deletions(1).clones(1).seals(1),
         ),
-        world(
+        bounded(
             "ownership: two writes, resumed",
             small().writes(2).resumes(1).seals(1),
         ),
@@ -111,7 +121,7 @@ fn of_two_journals() -> Vec<Planned> {
 }
 
 fn of_more_journals() -> Vec<Planned> {
-    let world = |name, world: World| Planned::new(name, LONG, world);
+    let world = |name, world: World| Planned::new(name, BOUNDED, world);
     let three = || World::healing().journals(3);
     let four = || World::healing().journals(4);
     vec![

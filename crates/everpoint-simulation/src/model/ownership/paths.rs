@@ -135,18 +135,16 @@ impl World {
 
     /// What comes after the journal that the walk has read.
     fn next(&self, state: &State, walk: &PathWalk, journal: u8) -> Next {
-        match (walk.need(), walk.end()) {
-            (Some(Need::Listing(next)), _) => Next::Journal(journal_index(next)),
-            (_, Some(WalkEnd::Open { .. })) => Next::Open,
-            (_, Some(WalkEnd::Closed { .. })) => Next::Closed,
-            _ => match walk.damage() {
-                // R14, which the product has not yet: nothing of the machine is here any more.
-                [Damage::Pruned { .. }] => {
-                    let end = state.journals[usize::from(journal)].end;
-                    Next::Journal(end.expect("it was listed").1.successor)
-                }
-                _ => Next::Broken,
-            },
+        match (walk.damage(), walk.need(), walk.end()) {
+            ([], Some(Need::Listing(next)), _) => Next::Journal(journal_index(next)),
+            ([], _, Some(WalkEnd::Open { .. })) => Next::Open,
+            ([], _, Some(WalkEnd::Closed { .. })) => Next::Closed,
+            // R14, which the product has not yet: nothing of the machine is here any more.
+            ([Damage::Pruned { .. }], ..) => {
+                let end = state.journals[usize::from(journal)].end;
+                Next::Journal(end.expect("it was listed").1.successor)
+            }
+            _ => Next::Broken,
         }
     }
 
@@ -197,6 +195,10 @@ impl World {
             }
             if !now.journals.starts_with(&before.journals) {
                 state.broken.get_or_insert("a path forked");
+            }
+            if now.end == PathEnd::Broken {
+                // Nothing is damaged in these worlds.
+                state.broken.get_or_insert("a path cannot be followed");
             }
             if before.end == PathEnd::Closed && now.end != PathEnd::Closed {
                 state.broken.get_or_insert("a closed path went on");

@@ -12,7 +12,7 @@ pub(crate) const ACKNOWLEDGED: &str = "what a boot could call committed is reada
 pub(crate) const IN_PATH: &str = "nothing is called committed outside the path";
 pub(crate) const PREFIX: &str = "every view is a prefix of the writes";
 pub(crate) const FOLLOWS: &str = "each block of a path follows the one before it";
-pub(crate) const NO_WAY_BACK: &str = "no reader goes back, and no path forks";
+pub(crate) const NO_WAY_BACK: &str = "no reader goes back, no path forks or breaks";
 pub(crate) const HEALS: &str = "everything is committed once faults stop";
 
 pub(crate) fn all() -> Vec<Property<World>> {
