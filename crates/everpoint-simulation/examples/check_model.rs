@@ -8,12 +8,15 @@ use everpoint_simulation::model::{
 };
 
 fn main() -> ExitCode {
-    println!(
-        "All rules hold: nothing may fail.\n\n{}",
-        Outcome::heading()
-    );
+    let worlds = long_worlds();
+    println!("Bounds of the worlds.\n");
+    for world in &worlds {
+        println!("{:<44} {}", world.name, world.bounds);
+    }
+    let heading = Outcome::heading();
+    println!("\nAll rules hold: nothing may fail.\n\n{heading}");
     let mut outcomes = Vec::new();
-    for world in long_worlds() {
+    for world in worlds {
         let outcome = world.explore();
         println!("{outcome}");
         report(&outcome);

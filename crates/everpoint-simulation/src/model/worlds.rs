@@ -32,6 +32,8 @@ const BOUNDED: Limits = Limits {
 /// A world that is to be explored.
 pub struct Planned {
     pub name: &'static str,
+    /// How large it is, and how many states are made at most.
+    pub bounds: String,
     explore: Box<dyn Fn() -> Outcome>,
 }
 
@@ -44,7 +46,17 @@ impl Planned {
     {
         Self {
             name,
+            bounds: format!("at most {} states made", limits.generated_max),
             explore: Box::new(move || explore(name, model.clone(), limits)),
+        }
+    }
+
+    fn of_world(name: &'static str, limits: Limits, world: World) -> Self {
+        let size = world.bounds();
+        let planned = Self::new(name, limits, world);
+        Self {
+            bounds: format!("{size}; {}", planned.bounds),
+            ..planned
         }
     }
 
@@ -56,7 +68,7 @@ impl Planned {
 
 /// Worlds for the test command.
 pub fn short_worlds() -> Vec<Planned> {
-    let world = |name, world: World| Planned::new(name, SHORT, world);
+    let world = |name, world: World| Planned::of_world(name, SHORT, world);
     let mut worlds = own_models(SHORT);
     let small = World::healing;
     worlds.extend([
@@ -96,8 +108,8 @@ pub fn long_worlds() -> Vec<Planned> {
 }
 
 fn of_two_journals() -> Vec<Planned> {
-    let world = |name, world: World| Planned::new(name, LONG, world);
-    let bounded = |name, world: World| Planned::new(name, BOUNDED, world);
+    let world = |name, world: World| Planned::of_world(name, LONG, world);
+    let bounded = |name, world: World| Planned::of_world(name, BOUNDED, world);
     let small = World::healing;
     vec![
         world(
@@ -121,7 +133,7 @@ fn of_two_journals() -> Vec<Planned> {
 }
 
 fn of_more_journals() -> Vec<Planned> {
-    let world = |name, world: World| Planned::new(name, BOUNDED, world);
+    let world = |name, world: World| Planned::of_world(name, BOUNDED, world);
     let three = || World::healing().journals(3);
     let four = || World::healing().journals(4);
     vec![

@@ -27,6 +27,26 @@ impl World {
         }
     }
 
+    /// Its size and its faults, in words.
+    pub(crate) fn bounds(&self) -> String {
+        let sizes = format!(
+            "{} machines, {} servers, {} writes, {} journals, {} objects a boot with {} under way, \
+             {} generations",
+            self.machines,
+            self.servers,
+            self.writes,
+            self.journals,
+            self.objects,
+            self.in_flight,
+            self.generations
+        );
+        let faults = self.faults.counted();
+        let faults = faults.into_iter().filter(|(_, count)| 0 < *count);
+        faults.fold(sizes, |bounds, (fault, count)| {
+            format!("{bounds}, {count} {fault}")
+        })
+    }
+
     /// The same with a rule left out.
     pub(crate) fn without(mut self, leave_out: impl Fn(&mut Rules)) -> Self {
         leave_out(&mut self.rules);
@@ -56,6 +76,10 @@ macro_rules! faults {
 
         impl Faults {
             const NONE: Self = Self { $($fault: 0),* };
+
+            fn counted(&self) -> Vec<(&'static str, u8)> {
+                vec![$((stringify!($fault), self.$fault)),*]
+            }
         }
     };
 }
