@@ -18,7 +18,8 @@
 //!
 //! A model whose rules are the model's own says what the product will have to do; it does not check the
 //! product. Left out altogether: more than two machines and three servers, damage and bit rot (the cores'
-//! own tests have them), time.
+//! own tests have them), time. One step where the product has several: a sealer's listing and reading in
+//! `ownership.rs` (`listing.rs` has them apart), and the question for `end` with its answer.
 
 mod agents;
 mod condemned;
