@@ -5,16 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use everpoint_capture::DiskSlot;
 use everpoint_units::DiskId;
-use everpoint_wire::DISKS_MAX;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::disk::Disk;
 use crate::disk_task::DiskCommand;
-
-/// Streams announced beyond the disks that are there, so that one can be attached without a new
-/// session.
-const SPARE_STREAMS: u32 = 8;
 
 /// See the module.
 #[derive(Default)]
@@ -67,12 +62,6 @@ impl DiskTable {
     /// How many there are.
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.entries().len()).expect("at most as many as exports")
-    }
-
-    /// How many disk streams to announce.
-    pub(crate) fn announcement(&self) -> u32 {
-        let most = u32::try_from(DISKS_MAX).expect("1,024");
-        self.count().saturating_add(SPARE_STREAMS).min(most)
     }
 
     /// Tells the tasks of `slots` that their write order ended.

@@ -17,10 +17,12 @@
 //! | `packer_task` | batches out of the queue, compressed on other threads |
 //! | `disk_task`, `disk_stream`, `compare_book` | one disk's session |
 //! | `resync_task` | initial sync and resync |
-//! | `session_task`, `reserve_task`, `state` | the machine's session, and what must survive the agent |
+//! | `session_core`, `session_task` | the machine's session |
+//! | `reserve_task`, `state` | what must survive the agent |
 //! | `control`, `status`, `meters`, `meter_task` | what is seen from outside |
 //!
-//! What decides lives in `everpoint-capture` and `everpoint-replication`; this crate loops and does.
+//! What decides is pure: `everpoint-capture` and `everpoint-replication`, and the `*_core` files, which
+//! bring those together. Everything else here loops and does.
 //! There is no dirty map yet: after a crash of the agent every disk is compared with the server.
 
 mod agent;
@@ -42,6 +44,7 @@ mod packer_task;
 mod range_gate;
 mod reserve_task;
 mod resync_task;
+pub mod session_core;
 mod session_task;
 mod splitter;
 mod state;

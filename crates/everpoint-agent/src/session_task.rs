@@ -1,14 +1,5 @@
-//! The machine's session with whichever process server owns it.
-//!
-//! ```text
-//! servers in turn ─▶ link ─▶ hello ─▶ checked, remembered ─▶ disks open their streams ─▶ … ─▶ closed
-//!        ▲                     └─ refused: the next one                                        │
-//!        └──────────── a round without success: back-off, 100 ms to 30 s, full jitter ◀────────┘
-//! ```
-//!
-//! An answer counts only when it comes from the vault of the first contact and from an epoch that is
-//! not lower than the highest seen (R12); both are remembered durably before a disk's stream is
-//! opened. `Seq`s go on above whatever the server states.
+//! The machine's session with whichever process server owns it: links, files and waiting. What is
+//! tried and believed is decided in [`crate::session_core`].
 
 mod hello;
 
@@ -16,17 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use everpoint_capture::Reservation;
 use everpoint_transport::pki::{CredentialPaths, Credentials, EXPIRY_WARNING, LoadError};
 use everpoint_transport::{
     BindError, ByteBudget, ClientTransportConfig, CloseReason, Closed, ConnectError, Connector,
     ExpectedServer, Identity, Link, RecvError, SendError, ServerNameError, TransportTuning,
 };
-use everpoint_units::{Level, MachineId, Seq, VaultId, WallTime};
-use everpoint_wire::{HelloAnswer, RefusalReason, WireError};
+use everpoint_units::{Level, MachineId, VaultId, WallTime};
+use everpoint_wire::{HelloAnswer, WireError};
 use futures::FutureExt as _;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, sleep_until};
 
 use crate::blocking::blocking;
 use crate::clock::wall;
@@ -35,16 +25,14 @@ use crate::disk_table::DiskTable;
 use crate::disk_task::Session;
 use crate::machine::Machine;
 use crate::reserve_task::reserve;
+use crate::session_core::{
+    Admission, AnswerError, Attempt, SessionCore, SessionState, Step, announcement,
+};
 use crate::splitter::chain;
-use crate::state::{SessionState, StateDir, StateError};
+use crate::state::{StateDir, StateError};
 
-/// First and longest wait between two rounds. Source: the piece of work that this was built for.
-const BACKOFF_FROM: Duration = Duration::from_millis(100);
-const BACKOFF_TO: Duration = Duration::from_secs(30);
-/// A round that took this long was a session, not an attempt: the next wait is short again.
-const SESSION_MIN: Duration = Duration::from_secs(10);
-/// Highest `Seq` that a server is believed; servers refuse higher ones too.
-const SEQ_MAX: Seq = Seq(1 << 62);
+/// How long an epoch that could not be remembered stands before the next attempt.
+const REMEMBER_RETRY: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub(crate) struct SessionTask {
@@ -109,19 +97,8 @@ pub(crate) enum SessionError {
     TimedOut,
     #[error("the server broke the protocol")]
     Wire(#[from] WireError),
-    #[error("the server answered something else")]
-    Unexpected,
-    #[error("the server refuses: {reason:?}: {text:?}")]
-    Refused { reason: RefusalReason, text: String },
-    #[error(
-        "the server belongs to vault {found}, this agent to {wanted}: correct `servers`, or remove \
-         session.toml from state_dir to move the machine to another vault"
-    )]
-    Vault { found: VaultId, wanted: VaultId },
-    #[error("the server speaks for {offered}, and {seen} was seen before: it was taken over")]
-    OldEpoch { offered: Level, seen: Level },
-    #[error("the server states a position that no machine reaches: {stated}")]
-    Seq { stated: Seq },
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     #[error("the session cannot be remembered")]
     State(#[from] StateError),
 }
@@ -129,25 +106,26 @@ pub(crate) enum SessionError {
 impl SessionTask {
     /// Runs until it is aborted.
     pub(crate) async fn run(self) {
-        let servers = self.config.servers.clone();
-        let (mut first, mut short_rounds) = (0, 0);
+        let servers = &self.config.servers;
+        let clock = self.machine.clock;
+        let mut core = SessionCore::new(servers.len());
         loop {
-            let began = Instant::now();
-            for offset in 0..servers.len() {
-                let index = (first + offset) % servers.len();
-                match self.session(&servers[index]).await {
-                    Ok(()) => {
-                        first = index;
-                        break;
-                    }
-                    Err(error) => self.note_failure(&servers[index], &error),
+            let server = match core.attempt(clock.now()) {
+                Attempt::Server(index) => &servers[index],
+                Attempt::Until(moment) => {
+                    sleep_until(clock.instant(moment)).await;
+                    continue;
+                }
+            };
+            let ended = self.session(server).await;
+            let jitter = rand::random();
+            match ended {
+                Ok(()) => core.handle_ended(clock.now(), jitter),
+                Err(error) => {
+                    self.note_failure(server, &error);
+                    core.handle_failed(clock.now(), jitter);
                 }
             }
-            if SESSION_MIN <= began.elapsed() {
-                short_rounds = 0;
-            }
-            sleep(backoff(short_rounds)).await;
-            short_rounds += 1;
         }
     }
 
@@ -230,17 +208,14 @@ impl SessionTask {
             .await
             .map(|epoch| *epoch);
         let epoch = risen.expect("the machine keeps the sender");
-        match self
-            .remember(move |session| session.highest_epoch = epoch)
-            .await
-        {
+        match self.remember(move |session| session.risen_to(epoch)).await {
             Ok(()) => self
                 .shared
                 .report
                 .send_modify(|report| report.epoch = epoch),
             Err(error) => {
                 tracing::error!(error = %chain(&error), "the epoch cannot be remembered");
-                sleep(BACKOFF_TO).await;
+                sleep(REMEMBER_RETRY).await;
             }
         }
     }
@@ -262,31 +237,42 @@ impl SessionTask {
         Ok(credentials)
     }
 
-    /// Says hello and acts on the answer.
+    /// Says hello and does what the answer makes necessary.
     async fn establish(&self, link: &Link) -> Result<(HelloAnswer, hello::Control), SessionError> {
         let remembered = self.remembered().await?;
         // What was rung for before is announced now.
         let _ = self.shared.restart.notified().now_or_never();
-        let disk_count = self.disks.announcement();
-        self.shared.announced.store(disk_count, Relaxed);
+        let announced = announcement(self.disks.count());
+        self.shared.announced.store(announced, Relaxed);
         let greeting = hello::Greeting {
             machine: self.machine.id,
             remembered,
-            disk_count,
+            announced,
         };
         let (answer, control, offset) = hello::exchange(link, greeting).await?;
-        check(&answer, remembered)?;
+        let admission = Admission::check(&answer, remembered)?;
         self.machine.clock_offset_us.store(offset, Relaxed);
-        let epoch = answer.journal.level;
-        let pinned = SessionState {
-            vault: Some(answer.vault),
-            highest_epoch: epoch,
-        };
-        if pinned != remembered {
-            self.remember(move |session| *session = pinned).await?;
-        }
-        self.raise_seqs(&answer).await?;
+        self.admit(admission).await?;
         Ok((answer, control))
+    }
+
+    /// Makes durable what has to be, and goes on above every `Seq` that the server knows of.
+    async fn admit(&self, mut admission: Admission) -> Result<(), SessionError> {
+        loop {
+            let now = self.machine.clock.now();
+            let step = admission.step(&mut self.machine.order(), now);
+            match step {
+                Step::Remember(session) => {
+                    self.remember(move |_| session).await?;
+                    admission.handle_remembered();
+                }
+                Step::Reserve(mark) => reserve(&self.machine, &self.state, mark).await?,
+                Step::Open { lost, .. } => {
+                    self.disks.ring_order_lost(&lost);
+                    return Ok(());
+                }
+            }
+        }
     }
 
     async fn remembered(&self) -> Result<SessionState, StateError> {
@@ -296,45 +282,15 @@ impl SessionTask {
 
     async fn remember(
         &self,
-        change: impl FnOnce(&mut SessionState) + Send + 'static,
+        change: impl FnOnce(SessionState) -> SessionState + Send + 'static,
     ) -> Result<(), StateError> {
         let state = Arc::clone(&self.state);
         blocking(move || {
-            let mut session = state.session()?;
-            change(&mut session);
-            state.save_session(session)
+            let session = state.session()?;
+            state.save_session(change(session))
         })
         .await
     }
-
-    /// Goes on above every `Seq` that the server knows of this machine.
-    async fn raise_seqs(&self, answer: &HelloAnswer) -> Result<(), SessionError> {
-        let stated = answer.disks.iter().map(|disk| disk.complete_through);
-        let stated = stated.fold(answer.highest_seq, Seq::max);
-        let mark = Reservation::mark_after(stated).filter(|_| stated <= SEQ_MAX);
-        let mark = mark.ok_or(SessionError::Seq { stated })?;
-        let reserved = self.machine.order().has_reserved_beyond(stated);
-        if !reserved {
-            reserve(&self.machine, &self.state, mark).await?;
-        }
-        let now = self.machine.clock.now();
-        let lost = self.machine.order().raise_above(stated, now);
-        self.disks.ring_order_lost(&lost);
-        Ok(())
-    }
-}
-
-/// What an answer must be before anything else is done with it.
-fn check(answer: &HelloAnswer, remembered: SessionState) -> Result<(), SessionError> {
-    let (offered, seen) = (answer.journal.level, remembered.highest_epoch);
-    if let Some(wanted) = remembered.vault.filter(|wanted| *wanted != answer.vault) {
-        let found = answer.vault;
-        return Err(SessionError::Vault { found, wanted });
-    }
-    if offered < seen {
-        return Err(SessionError::OldEpoch { offered, seen });
-    }
-    Ok(())
 }
 
 async fn connect(connector: &Connector, server: &ServerConfig) -> Result<Link, SessionError> {
@@ -372,63 +328,5 @@ pub(crate) fn tuning(mtu_max: u16) -> TransportTuning {
         mtu_max,
         receive_window_max: 2 << 20,
         ..TransportTuning::default()
-    }
-}
-
-/// Full jitter: anything up to a limit that doubles.
-fn backoff(short_rounds: u32) -> Duration {
-    let limit = BACKOFF_FROM.saturating_mul(1 << short_rounds.min(16));
-    limit.min(BACKOFF_TO).mul_f64(rand::random())
-}
-
-#[cfg(test)]
-mod tests {
-    use everpoint_units::JournalId;
-
-    use super::*;
-
-    fn answer(vault: u8, level: u64) -> HelloAnswer {
-        HelloAnswer {
-            protocol: 1,
-            vault: VaultId([vault; 16]),
-            journal: JournalId {
-                level: Level(level),
-                random: [0; 16],
-            },
-            highest_seq: Seq::ZERO,
-            clock: WallTime(0),
-            disks: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn another_vault_and_a_lower_epoch_are_refused() {
-        let fresh = SessionState::default();
-        assert!(check(&answer(1, 1), fresh).is_ok());
-        let pinned = SessionState {
-            vault: Some(VaultId([1; 16])),
-            highest_epoch: Level(5),
-        };
-        assert!(check(&answer(1, 5), pinned).is_ok());
-        assert!(matches!(
-            check(&answer(2, 6), pinned),
-            Err(SessionError::Vault { .. })
-        ));
-        assert!(matches!(
-            check(&answer(1, 4), pinned),
-            Err(SessionError::OldEpoch { .. })
-        ));
-    }
-
-    #[test]
-    fn rounds_without_success_wait_longer_up_to_a_limit() {
-        for round in [0, 3, 8, 40, u32::MAX] {
-            let limit = BACKOFF_FROM
-                .saturating_mul(1 << round.min(16))
-                .min(BACKOFF_TO);
-            assert!((0..50).all(|_| backoff(round) <= limit));
-        }
-        let long: Duration = (0..50).map(|_| backoff(20)).sum();
-        assert!(BACKOFF_TO < long, "jitter is not always nothing");
     }
 }

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{DiskConfig, IdText};
 use crate::disk_source::SourceIdentity;
+use crate::session_core::SessionState;
 
 const SEQ: &str = "seq.toml";
 const SESSION: &str = "session.toml";
@@ -75,14 +76,6 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
-}
-
-/// Which server's history this machine is in.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct SessionState {
-    /// The vault of the first contact; no other is accepted.
-    pub(crate) vault: Option<VaultId>,
-    pub(crate) highest_epoch: Level,
 }
 
 /// What was decided about disks while the agent ran.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use everpoint_transport::{CloseReason, Link, RecvHalf, SendHalf};
 use everpoint_units::MachineId;
-use everpoint_wire::{ANSWER_LEN_MAX, FrameKind, Hello, HelloAnswer, PROTOCOL, ToAgent, ToServer};
+use everpoint_wire::{ANSWER_LEN_MAX, FrameKind, HelloAnswer, ToAgent, ToServer};
 
 use super::SessionError;
 use crate::clock::wall;
-use crate::state::SessionState;
+use crate::session_core::{AnswerError, SessionState, answer_of, clock_offset, hello};
 
 /// How long the server may take to answer; it may have to read the machine's path from a vault.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,7 +17,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Greeting {
     pub(super) machine: MachineId,
     pub(super) remembered: SessionState,
-    pub(super) disk_count: u32,
+    /// Disk streams.
+    pub(super) announced: u32,
 }
 
 /// The first stream, kept open as long as the session.
@@ -44,32 +45,23 @@ pub(super) async fn exchange(
 async fn ask(link: &Link, greeting: Greeting) -> Result<(HelloAnswer, Control, i64), SessionError> {
     let (mut send, mut recv) = link.open_stream().await.map_err(SessionError::Closed)?;
     let asked_at = wall();
-    let hello = ToServer::Hello(Hello {
-        protocol: PROTOCOL,
-        machine: greeting.machine,
-        highest_epoch: greeting.remembered.highest_epoch,
-        vault: greeting.remembered.vault,
-        clock: asked_at,
-        disk_count: greeting.disk_count,
-    });
+    let Greeting {
+        machine,
+        remembered,
+        announced,
+    } = greeting;
+    let hello = ToServer::Hello(hello(machine, remembered, announced, asked_at));
     let kind = FrameKind::Message.code();
     send.send_frame(kind, &[hello.encode()]).await?;
     let frame = recv.recv_frame(limit).await?;
-    let frame = frame.ok_or(SessionError::Unexpected)?;
+    let frame = frame.ok_or(AnswerError::Unexpected)?;
     let answered_at = wall();
     let message = ToAgent::decode(frame.body).inspect_err(|error| {
         link.close(CloseReason::Frame, &error.to_string());
     })?;
-    match message {
-        ToAgent::HelloAnswer(answer) if answer.protocol == PROTOCOL => {
-            let middle = asked_at.0.midpoint(answered_at.0);
-            let offset = i64::try_from(i128::from(answer.clock.0) - i128::from(middle));
-            let control = Control { _send: send, recv };
-            Ok((answer, control, offset.unwrap_or(0)))
-        }
-        ToAgent::Refusal { reason, text } => Err(SessionError::Refused { reason, text }),
-        _ => Err(SessionError::Unexpected),
-    }
+    let answer = answer_of(message)?;
+    let offset = clock_offset(asked_at, answered_at, answer.clock);
+    Ok((answer, Control { _send: send, recv }, offset))
 }
 
 impl Control {
@@ -77,8 +69,10 @@ impl Control {
     pub(super) async fn refused(&mut self) -> SessionError {
         match self.recv.recv_frame(limit).await {
             Ok(Some(frame)) => match ToAgent::decode(frame.body) {
-                Ok(ToAgent::Refusal { reason, text }) => SessionError::Refused { reason, text },
-                Ok(_) => SessionError::Unexpected,
+                Ok(ToAgent::Refusal { reason, text }) => {
+                    AnswerError::Refused { reason, text }.into()
+                }
+                Ok(_) => AnswerError::Unexpected.into(),
                 Err(error) => SessionError::Wire(error),
             },
             // The end of this stream says nothing that the end of the link does not.
