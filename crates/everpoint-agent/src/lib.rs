@@ -18,7 +18,7 @@
 //! | `disk_task`, `disk_stream`, `compare_book` | one disk's session |
 //! | `resync_task` | initial sync and resync |
 //! | `session_core`, `session_task` | the machine's session |
-//! | `reserve_task`, `state` | what must survive the agent |
+//! | `start_core`, `reserve_task`, `state` | what must survive the agent |
 //! | `control`, `status`, `meters`, `meter_task` | what is seen from outside |
 //!
 //! What decides is pure: `everpoint-capture` and `everpoint-replication`, and the `*_core` files, which
@@ -47,6 +47,7 @@ mod resync_task;
 pub mod session_core;
 mod session_task;
 mod splitter;
+pub mod start_core;
 mod state;
 mod status;
 

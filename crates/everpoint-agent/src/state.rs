@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{DiskConfig, IdText};
 use crate::disk_source::SourceIdentity;
 use crate::session_core::SessionState;
+use crate::start_core::Stood;
 
 const SEQ: &str = "seq.toml";
 const SESSION: &str = "session.toml";
@@ -92,8 +93,7 @@ pub(crate) struct DisksState {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct CleanDisk {
     pub(crate) disk: DiskId,
-    pub(crate) tail: DiskPosition,
-    pub(crate) source: SourceIdentity,
+    pub(crate) stood: Stood<SourceIdentity>,
 }
 
 /// The only version there is.
@@ -260,12 +260,14 @@ impl StateDir {
                 let chain = u64::from_str_radix(&entry.chain, 16).map_err(|_| damaged())?;
                 Ok(CleanDisk {
                     disk: entry.disk.0,
-                    tail: DiskPosition {
-                        generation: entry.generation.0,
-                        block_no: BlockNo(entry.block_no),
-                        chain: ChainValue(chain),
+                    stood: Stood {
+                        tail: DiskPosition {
+                            generation: entry.generation.0,
+                            block_no: BlockNo(entry.block_no),
+                            chain: ChainValue(chain),
+                        },
+                        source: entry.source,
                     },
-                    source: entry.source,
                 })
             })
             .collect()
@@ -286,12 +288,12 @@ impl StateDir {
         machine: MachineId,
         disks: &[CleanDisk],
     ) -> Result<(), StateError> {
-        let entry = |disk: &CleanDisk| CleanEntry {
-            disk: IdText(disk.disk),
-            generation: IdText(disk.tail.generation),
-            block_no: disk.tail.block_no.0,
-            chain: disk.tail.chain.to_string(),
-            source: disk.source,
+        let entry = |CleanDisk { disk, stood }: &CleanDisk| CleanEntry {
+            disk: IdText(*disk),
+            generation: IdText(stood.tail.generation),
+            block_no: stood.tail.block_no.0,
+            chain: stood.tail.chain.to_string(),
+            source: stood.source,
         };
         self.write(
             CLEAN,
@@ -397,12 +399,14 @@ mod tests {
                 .expect("plain data");
         let disk = CleanDisk {
             disk: DiskId([2; 16]),
-            tail: DiskPosition {
-                generation: GenerationId([3; 16]),
-                block_no: BlockNo(9),
-                chain: ChainValue(u64::MAX),
+            stood: Stood {
+                tail: DiskPosition {
+                    generation: GenerationId([3; 16]),
+                    block_no: BlockNo(9),
+                    chain: ChainValue(u64::MAX),
+                },
+                source,
             },
-            source,
         };
         state.save_clean(machine, &[disk]).expect("written");
         assert_eq!(state.clean(machine).expect("written"), [disk]);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use everpoint_capture::QueueState;
 use everpoint_format::Change;
-use everpoint_replication::source::Source;
 use everpoint_units::DiskId;
 use tokio::sync::{mpsc, watch};
 
@@ -19,6 +18,7 @@ use crate::disk_table::DiskEntry;
 use crate::disk_task::{DiskTask, DiskTaskParts};
 use crate::error::{AddDiskError, DetachError};
 use crate::splitter::Splitter;
+use crate::start_core::{begin_disk, resumed};
 use crate::state::{CleanDisk, DisksState, StateError};
 
 /// Batches that wait for a disk's task; more than are ever packed at once.
@@ -139,21 +139,12 @@ impl Inner {
     ) -> Result<(), AddDiskError> {
         let id = config.id.0;
         let source = disk_source::open(&config, &self.guest).await?;
-        let untouched = |clean: &&CleanDisk| match source.identity() {
-            Ok(found) => found == Some(clean.source),
-            Err(_) => false,
-        };
-        let resumed = clean.filter(untouched).map(|clean| clean.tail);
+        let found = source.identity().ok().flatten();
+        let resumed = resumed(clean.map(|clean| &clean.stood), found.as_ref());
         let epoch = self.session.report.borrow().epoch;
         let machine = Arc::clone(&self.machine);
-        let slot = machine.order().attach();
-        let replication = match resumed {
-            Some(tail) => {
-                machine.order().resume_generation(slot, tail.generation);
-                Source::resume(epoch, tail)
-            }
-            None => Source::new(epoch, machine.clock.now()),
-        };
+        let now = machine.clock.now();
+        let (slot, replication) = begin_disk(&mut machine.order(), epoch, resumed, now);
         let splitter = Arc::new(Splitter::new(id, Arc::clone(&machine), slot, source));
         let disk = Arc::new(Disk {
             id,

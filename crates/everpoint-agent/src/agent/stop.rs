@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use everpoint_format::DiskPosition;
 use everpoint_transport::CloseReason;
 use everpoint_units::DiskId;
 use tokio::runtime::Runtime;
@@ -12,9 +11,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Agent, Inner};
 use crate::blocking::blocking;
-use crate::disk::Disk;
+use crate::disk_source::SourceIdentity;
 use crate::disk_task::DiskCommand;
 use crate::splitter::chain;
+use crate::start_core::{DiskStop, disk_stop};
 use crate::state::CleanDisk;
 
 /// How long threads get to end what they are doing.
@@ -101,29 +101,25 @@ impl Inner {
                 let flushed = disk.source().flush().await;
                 let waited = timeout_at(deadline, drained).await;
                 let tail = waited.ok().and_then(Result::ok).flatten();
-                let tail = tail.filter(|_| asked.is_ok() && flushed.is_ok());
-                (disk, tail)
+                let tail = tail.filter(|_| asked.is_ok());
+                let left = disk_stop(tail, flushed.is_ok(), disk.source().identity());
+                (disk.id, left)
             })
             .collect();
-        let drained = futures::future::join_all(waits).await;
-        let stopped = self.remember(&drained).await;
+        let left = futures::future::join_all(waits).await;
+        let stopped = self.remember(left).await;
         self.close_link().await;
         stopped
     }
 
     /// Remembers where the disks stand that are in good order.
-    async fn remember(&self, drained: &[(Arc<Disk>, Option<DiskPosition>)]) -> Stopped {
+    async fn remember(&self, left: Vec<(DiskId, DiskStop<SourceIdentity>)>) -> Stopped {
         let (mut clean, mut stopped) = (Vec::new(), Stopped::default());
-        for (disk, tail) in drained {
-            let (id, source) = (disk.id, disk.source().identity());
-            match (*tail, source) {
-                (Some(tail), Ok(Some(source))) => clean.push(CleanDisk {
-                    disk: id,
-                    tail,
-                    source,
-                }),
-                (Some(_), Ok(None)) => stopped.unproven.push(id),
-                (None, _) | (Some(_), Err(_)) => stopped.undrained.push(id),
+        for (disk, left) in left {
+            match left {
+                DiskStop::Clean(stood) => clean.push(CleanDisk { disk, stood }),
+                DiskStop::Unproven => stopped.unproven.push(disk),
+                DiskStop::Undrained => stopped.undrained.push(disk),
             }
         }
         let ids: Vec<DiskId> = clean.iter().map(|clean| clean.disk).collect();
