@@ -9,6 +9,7 @@ use everpoint_units::{DiskId, Moment};
 use tokio::sync::watch;
 
 use crate::config::DiskConfig;
+use crate::disk_core::DiskFacts;
 use crate::disk_source::DiskSource;
 use crate::machine::Machine;
 use crate::splitter::Splitter;
@@ -79,6 +80,17 @@ impl Disk {
     pub(crate) fn sectors(&self) -> u64 {
         let size = self.source().facts().size;
         size.sectors().expect("a disk is whole blocks")
+    }
+
+    /// What its decisions need to know.
+    pub(crate) fn core_facts(&self) -> DiskFacts {
+        DiskFacts {
+            machine: self.machine.id,
+            disk: self.id,
+            sectors: self.sectors(),
+            block_size: self.source().facts().block_size,
+            name: self.config.name.as_str().into(),
+        }
     }
 
     pub(crate) fn state(&self) -> DiskStateWord {

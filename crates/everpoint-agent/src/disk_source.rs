@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use crate::blocking::{blocking, outcome};
 use crate::config::DiskConfig;
+use crate::resync_core::Run;
 
 use file::FileSource;
 pub(crate) use file::SourceIdentity;
@@ -87,13 +88,6 @@ pub(crate) struct ZeroMode {
     pub(crate) may_discard: bool,
     /// Refuse rather than write data.
     pub(crate) fast_only: bool,
-}
-
-/// A part of an extent with one allocation status.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Run {
-    pub(crate) extent: Extent,
-    pub(crate) hole: bool,
 }
 
 /// Why a source did not do what it was told.

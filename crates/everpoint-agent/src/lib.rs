@@ -15,8 +15,8 @@
 //! | `disk_source` | what holds a disk's bytes |
 //! | `machine` | what all parts share |
 //! | `packer_task` | batches out of the queue, compressed on other threads |
-//! | `disk_task`, `disk_stream`, `compare_book` | one disk's session |
-//! | `resync_task` | initial sync and resync |
+//! | `disk_core`, `disk_task`, `disk_stream` | one disk's session |
+//! | `resync_core`, `resync_task` | initial sync and resync |
 //! | `session_core`, `session_task` | the machine's session |
 //! | `start_core`, `reserve_task`, `state` | what must survive the agent |
 //! | `control`, `status`, `meters`, `meter_task` | what is seen from outside |
@@ -28,10 +28,10 @@
 mod agent;
 mod blocking;
 mod clock;
-mod compare_book;
 mod config;
 mod control;
 mod disk;
+pub mod disk_core;
 mod disk_source;
 mod disk_stream;
 mod disk_table;
@@ -43,6 +43,7 @@ mod meters;
 mod packer_task;
 mod range_gate;
 mod reserve_task;
+pub mod resync_core;
 mod resync_task;
 pub mod session_core;
 mod session_task;

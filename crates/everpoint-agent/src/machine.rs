@@ -62,9 +62,8 @@ impl Machine {
         pushed
     }
 
-    /// Says that blocks of a disk need not be kept any more.
-    pub(crate) fn freed(&self, slot: DiskSlot, count: u64, encoded_len: u64) {
-        let wake = self.order().handle_freed(slot, count, encoded_len);
+    /// Says that the queue became smaller; `wake`: a sleeping packer should look.
+    pub(crate) fn note_freed(&self, wake: bool) {
         if wake {
             self.packer.notify_one();
         }

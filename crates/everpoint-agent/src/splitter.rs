@@ -23,6 +23,7 @@ use crate::disk_source::{DiskSource, SourceError, ZeroMode};
 use crate::machine::Machine;
 use crate::meters::GuestMeters;
 use crate::range_gate::RangeGate;
+use crate::resync_core::Run;
 
 /// See the module.
 pub(crate) struct Splitter {
@@ -71,7 +72,8 @@ impl Splitter {
         }
     }
 
-    fn note_lost(&self, reason: LossReason) {
+    /// Says that the disk has lost its order, and wakes who acts on it.
+    pub(crate) fn note_lost(&self, reason: LossReason) {
         tracing::warn!(disk = %self.disk, reason = reason.word(), "write order lost");
         self.meters.order_lost(reason);
         self.order_lost.notify_one();
@@ -224,7 +226,7 @@ impl Export for Splitter {
         let extent = extent(at, u64::from(len))?;
         let runs = self.source.allocation(extent).await;
         let runs = runs.map_err(|error| error.errno())?;
-        let status = |run: &crate::disk_source::Run| Allocation {
+        let status = |run: &Run| Allocation {
             len: u32::try_from(run.extent.byte_len().0).expect("inside a request of 32 bits"),
             hole: run.hole,
             zero: run.hole,

@@ -13,6 +13,7 @@ use super::{Agent, Inner};
 use crate::blocking::blocking;
 use crate::config::{DiskConfig, IdText};
 use crate::disk::{Disk, DiskReport, Progress};
+use crate::disk_core::DiskCore;
 use crate::disk_source;
 use crate::disk_table::DiskEntry;
 use crate::disk_task::{DiskTask, DiskTaskParts};
@@ -164,7 +165,7 @@ impl Inner {
         self.routes.add(slot, batches);
         let task = DiskTask::new(DiskTaskParts {
             disk: Arc::clone(&disk),
-            source: replication,
+            core: DiskCore::new(disk.core_facts(), slot, replication),
             batches: batch_receiver,
             commands: command_receiver,
             sessions: self.sessions.subscribe(),

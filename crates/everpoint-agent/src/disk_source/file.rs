@@ -27,9 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use self::ring::Ring;
 use super::{
-    DiskSource, RUNS_MAX, Run, SourceError, SourceFacts, SourceOpenError, ZeroMode, check_size,
+    DiskSource, RUNS_MAX, SourceError, SourceFacts, SourceOpenError, ZeroMode, check_size,
 };
 use crate::config::DiskConfig;
+use crate::resync_core::Run;
 
 /// Longest request that is done on the guest's own thread. Unit: bytes. Copying this much into the
 /// page cache takes as long as handing it to another thread.

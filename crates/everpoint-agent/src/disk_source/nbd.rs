@@ -18,10 +18,11 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    DiskSource, RUNS_MAX, Run, SourceError, SourceFacts, SourceIdentity, SourceOpenError, ZeroMode,
+    DiskSource, RUNS_MAX, SourceError, SourceFacts, SourceIdentity, SourceOpenError, ZeroMode,
     check_size,
 };
 use crate::config::DiskConfig;
+use crate::resync_core::Run;
 
 /// How long a failed attempt to connect stands before the next one.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use everpoint_capture::is_zero;
 use everpoint_format::Change;
-use everpoint_format::digest::{PIECE_LEN, PIECE_SECTORS, PlainDigest};
+use everpoint_format::digest::PIECE_SECTORS;
 use everpoint_units::{Extent, Lba, SECTOR_LEN};
 
-use crate::disk_source::Run;
+use super::{OwnChange, Run};
 
 /// A part of the disk, whole pieces but for the end of the disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,12 +87,6 @@ pub(super) fn first_piece(extent: Extent) -> u64 {
     extent.start().sector() / PIECE_SECTORS
 }
 
-/// Digests of the whole pieces in `bytes`.
-pub(super) fn digests(bytes: &[u8]) -> Vec<PlainDigest> {
-    let (pieces, _) = bytes.as_chunks::<PIECE_LEN>();
-    PlainDigest::of_all(pieces)
-}
-
 /// The runs of pieces that differ, or of which nothing was said.
 pub(super) fn differing(whole: Extent, differs: &[u8]) -> Vec<Extent> {
     let first = first_piece(whole);
@@ -120,11 +114,7 @@ pub(super) fn differing(whole: Extent, differs: &[u8]) -> Vec<Extent> {
 
 /// What to queue for an extent that holds `bytes`: its runs of pieces, zeroes apart. Without
 /// `with_zeroes` they are left out: nobody holds anything else there.
-pub(super) fn changes(
-    whole: Extent,
-    bytes: &Bytes,
-    with_zeroes: bool,
-) -> Vec<(Change, Option<Bytes>)> {
+pub(super) fn changes(whole: Extent, bytes: &Bytes, with_zeroes: bool) -> Vec<OwnChange> {
     let mut runs: Vec<(bool, Extent)> = Vec::new();
     let (mut from, mut data) = (0, 0);
     for step in steps(whole, PIECE_SECTORS) {
@@ -169,6 +159,7 @@ fn byte_len_between(from: Lba, to: Lba) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use everpoint_format::digest::PIECE_LEN;
     use proptest::prelude::*;
 
     use super::*;

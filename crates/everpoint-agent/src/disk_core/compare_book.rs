@@ -1,0 +1,109 @@
+//! Questions that a resync has asked and the server has not answered.
+//!
+//! They outlive a stream: what was asked on a stream that broke is asked again on the next, so that
+//! a resync only ever sees answers.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use everpoint_wire::Compare;
+
+use super::{Answer, Question};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct CompareBook {
+    /// The newest number. None is ever used again, also not for another stream or resync.
+    newest: u64,
+    /// By number. The content of a question is kept until it is answered.
+    open: BTreeMap<u64, Question>,
+    unsent: VecDeque<u64>,
+}
+
+impl CompareBook {
+    pub(super) fn add(&mut self, question: Question) {
+        self.newest += 1;
+        self.open.insert(self.newest, question);
+        self.unsent.push_back(self.newest);
+    }
+
+    /// The next question to send.
+    pub(super) fn next_to_send(&mut self) -> Option<Compare> {
+        loop {
+            let number = self.unsent.pop_front()?;
+            if let Some(question) = self.open.get(&number) {
+                return Some(Compare {
+                    request: number,
+                    first_piece: question.first_piece,
+                    digests: question.digests.clone(),
+                });
+            }
+        }
+    }
+
+    /// The server answered; `None` if nobody waits for that.
+    pub(super) fn answer(&mut self, number: u64, differs: Bytes) -> Option<Answer> {
+        let question = self.open.remove(&number)?;
+        Some(Answer {
+            generation: question.generation,
+            first_piece: question.first_piece,
+            differs,
+        })
+    }
+
+    /// The stream broke: everything open is asked again, oldest first.
+    pub(super) fn handle_unlinked(&mut self) {
+        self.unsent = self.open.keys().copied().collect();
+    }
+
+    /// The resync ended.
+    pub(super) fn clear(&mut self) {
+        self.open.clear();
+        self.unsent.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everpoint_format::digest::PlainDigest;
+    use everpoint_units::GenerationId;
+
+    use super::*;
+
+    fn question(first_piece: u64) -> Question {
+        Question {
+            generation: GenerationId([1; 16]),
+            first_piece,
+            digests: vec![PlainDigest([1; 32])],
+        }
+    }
+
+    #[test]
+    fn what_was_not_answered_is_asked_again_on_the_next_stream() {
+        let mut book = CompareBook::default();
+        for first_piece in [10, 20, 30] {
+            book.add(question(first_piece));
+        }
+        let first = book.next_to_send().expect("asked");
+        let second = book.next_to_send().expect("asked");
+        assert_eq!((first.first_piece, second.first_piece), (10, 20));
+        let answer = book.answer(second.request, Bytes::from_static(b"x"));
+        let answer = answer.expect("it was open");
+        assert_eq!((answer.first_piece, &answer.differs[..]), (20, &b"x"[..]));
+        book.handle_unlinked();
+        let again: Vec<u64> = std::iter::from_fn(|| book.next_to_send())
+            .map(|compare| compare.first_piece)
+            .collect();
+        assert_eq!(again, [10, 30]);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_resync_is_not_taken_for_this_ones() {
+        let mut book = CompareBook::default();
+        book.add(question(10));
+        let old = book.next_to_send().expect("asked");
+        book.clear();
+        book.add(question(10));
+        assert_eq!(book.answer(old.request, Bytes::new()), None);
+    }
+}
