@@ -65,6 +65,15 @@ fn pure_crates_name_nothing_that_acts() {
 }
 
 #[test]
+fn cores_of_roles_use_only_what_is_pure() {
+    none(floors::cores_that_reach_out(
+        &code(),
+        &crates(),
+        &workspace(),
+    ));
+}
+
+#[test]
 fn every_package_keeps_the_lints_of_the_workspace() {
     none(manifest::without_lints(&packages()));
 }

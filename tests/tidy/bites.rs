@@ -164,6 +164,83 @@ fn comments_texts_tests_and_other_floors_may_name_what_acts() {
 }
 
 #[test]
+fn a_core_of_a_role_is_as_pure_as_a_pure_crate() {
+    let acts = "//! x\nuse std::fs;\nfn f() { let now = Instant::now(); }\nstruct S(std::sync::Mutex<u8>);\n";
+    let found = |path: &str| floors::impure_names(&[Source::new(path, acts)]).len();
+    for core in [
+        "crates/everpoint-agent/src/disk_core.rs",
+        "crates/everpoint-agent/src/resync_core/pieces.rs",
+        "crates/everpoint-process-server/src/session/stream_core.rs",
+        "crates/everpoint-process-server/src/commit_core/plan/deep.rs",
+    ] {
+        assert_eq!(found(core), 3, "{core}");
+    }
+    for elsewhere in [
+        "crates/everpoint-agent/src/disk_task.rs",
+        "crates/everpoint-agent/src/core.rs",
+        "crates/everpoint-agent/src/disk_core/tests.rs",
+        "crates/everpoint-agent/tests/disk_core.rs",
+        "crates/everpoint-nbd/src/wire_core.rs",
+    ] {
+        assert_eq!(found(elsewhere), 0, "{elsewhere}");
+    }
+}
+
+#[test]
+fn a_core_that_reaches_for_what_acts_is_found() {
+    let used = "[dependencies]\nbytes.workspace = true\neverpoint-units.workspace = true\n\
+                tokio.workspace = true\neverpoint-transport.workspace = true\nbase.workspace = true\n";
+    let agent = [manifest("everpoint-agent", used)];
+    let found = |file: &str, text: &str| {
+        let path = format!("crates/everpoint-agent/src/{file}");
+        let text = format!("//! x\n{text}\n");
+        floors::cores_that_reach_out(&[Source::new(path, text)], &agent, &workspace())
+    };
+    for (file, acts) in [
+        ("disk_core.rs", "use tokio::sync::watch;"),
+        ("disk_core.rs", "fn f() { tokio::spawn(g()); }"),
+        (
+            "disk_core.rs",
+            "use everpoint_transport::{CloseReason, Link};",
+        ),
+        ("disk_core.rs", "use base::Vault;"),
+        ("disk_core.rs", "use crate::machine::Machine;"),
+        ("disk_core.rs", "use super::machine::Machine;"),
+        ("disk_core/book.rs", "use super::super::machine::Machine;"),
+        ("disk_core/book.rs", "fn f(at: crate::clock::Clock) {}"),
+    ] {
+        let found = found(file, acts);
+        assert!(!found.is_empty(), "{file}: {acts}");
+        let path = format!("crates/everpoint-agent/src/{file}:2: ");
+        assert!(found[0].starts_with(&path), "{found:?}");
+    }
+    for (file, pure) in [
+        (
+            "disk_core.rs",
+            "use bytes::Bytes; use everpoint_units::Seq;",
+        ),
+        (
+            "disk_core.rs",
+            "use std::time::Duration; use self::book::Book;",
+        ),
+        ("disk_core.rs", "use crate::resync_core::Run;"),
+        ("disk_core.rs", "fn f(tokio: u8) -> u8 { tokio }"),
+        (
+            "disk_core.rs",
+            "#[cfg(test)] mod tests { use tokio::spawn; use super::*; }",
+        ),
+        ("disk_core/book.rs", "use super::{Answer, Question};"),
+        ("disk_core/tests.rs", "use tokio::spawn;"),
+        (
+            "disk_task.rs",
+            "use tokio::spawn; use crate::machine::Machine;",
+        ),
+    ] {
+        assert_eq!(found(file, pure), Vec::<String>::new(), "{file}: {pure}");
+    }
+}
+
+#[test]
 fn a_module_declared_for_tests_is_left_out_with_all_its_files() {
     let sources = [
         Source::new(

@@ -44,6 +44,8 @@ const FLOORS: [&[&str]; 7] = [
 /// The highest floor whose crates decide and never act: no runtime, no file, no socket, no clock, no
 /// random numbers. They run in production and in the simulation unchanged.
 const PURE_FLOORS_MAX: usize = 3;
+/// The floor of the roles. Their decisions lie in `*_core.rs` and `*_core/`, which are pure too.
+const ROLES_FLOOR: usize = 5;
 
 /// What a pure crate may use beside our own. Whoever adds to this has seen that it does not act.
 const PURE_DEPENDENCIES: [&str; 7] = [
@@ -57,7 +59,7 @@ const PURE_DEPENDENCIES: [&str; 7] = [
 ];
 
 /// What a pure crate does not name, and what it does instead.
-const IMPURE_NAMES: [(&str, &str); 15] = [
+const IMPURE_NAMES: [(&str, &str); 17] = [
     ("std::fs", "a shell reads and writes"),
     ("std::net", "a shell has the sockets"),
     ("std::os", "a shell has the descriptors"),
@@ -70,6 +72,8 @@ const IMPURE_NAMES: [(&str, &str); 15] = [
     ("eprintln", "a shell prints"),
     ("Instant", "time is an argument, a Moment"),
     ("SystemTime", "time is an argument, a WallTime"),
+    ("Mutex", "a core has one owner"),
+    ("RwLock", "a core has one owner"),
     ("RandomState", "its order differs from run to run"),
     (
         "HashMap",
@@ -89,6 +93,11 @@ fn floor(name: &str) -> Option<usize> {
 
 fn is_pure(name: &str) -> bool {
     floor(name).is_some_and(|floor| floor <= PURE_FLOORS_MAX)
+}
+
+/// Whether a package may stand below code that decides.
+fn is_pure_package(package: &str) -> bool {
+    PURE_DEPENDENCIES.contains(&package) || is_pure(package)
 }
 
 /// Crates without a place, or in a folder of another name.
@@ -144,12 +153,14 @@ pub(crate) fn impure_dependencies(crates: &[Manifest], workspace: &Manifest) -> 
     findings
 }
 
-/// What the shipped code of pure crates names and may not. Comments, texts and tests do not count.
+/// What the shipped code of pure crates, and of the cores of roles, names and may not. Comments, texts
+/// and tests do not count.
 pub(crate) fn impure_names(sources: &[Source]) -> Vec<String> {
     let only_tests = tokens::test_files(sources);
     let mut findings = Vec::new();
     for source in sources {
         let pure = crate_of(&source.path).is_some_and(is_pure) && is_below_src(&source.path);
+        let pure = pure || depth_in_core(&source.path).is_some();
         if !pure || only_tests.contains(&source.path) {
             continue;
         }
@@ -163,6 +174,54 @@ pub(crate) fn impure_names(sources: &[Source]) -> Vec<String> {
         }
     }
     findings
+}
+
+/// Where the cores of roles reach for what is not pure: packages that act, and files of their own crate
+/// that are no cores.
+pub(crate) fn cores_that_reach_out(
+    sources: &[Source],
+    crates: &[Manifest],
+    workspace: &Manifest,
+) -> Vec<String> {
+    let only_tests = tokens::test_files(sources);
+    let mut findings = Vec::new();
+    for source in sources {
+        let Some(depth) = depth_in_core(&source.path) else {
+            continue;
+        };
+        if only_tests.contains(&source.path) {
+            continue;
+        }
+        let name = crate_of(&source.path);
+        let own = crates.iter().find(|own| Some(own.name.as_str()) == name);
+        let used = own.map_or(&[][..], |own| &own.dependencies);
+        let acts = used
+            .iter()
+            .filter(|used| !is_pure_package(used.package(workspace)));
+        let acts: Vec<String> = acts.map(|used| used.alias.replace('-', "_")).collect();
+        for named in tokens::shipped_paths(&source.text) {
+            if leaves(&named.path, depth, &acts) {
+                let what = format!("a core names {}, which may act", named.path);
+                findings.push(source.finding(named.line, what));
+            }
+        }
+    }
+    findings
+}
+
+/// Whether a path leads out of the cores. `depth`: how many modules up is still inside.
+fn leaves(path: &str, depth: usize, acts: &[String]) -> bool {
+    let segments: Vec<&str> = path.split("::").collect();
+    let into_core = segments.iter().any(|segment| segment.ends_with("_core"));
+    match segments[..] {
+        [_] => false,
+        ["crate", ..] => !into_core,
+        ["super", ..] => {
+            let up = segments.iter().take_while(|segment| **segment == "super");
+            depth < up.count() && !into_core
+        }
+        [first, ..] => acts.iter().any(|acts| acts == first),
+    }
 }
 
 /// Crates that the architecture does not speak of.
@@ -189,6 +248,21 @@ fn crate_of(path: &Path) -> Option<&str> {
     let mut components = path.components().map(Component::as_os_str);
     (components.next()? == "crates").then_some(())?;
     components.next()?.to_str()
+}
+
+/// How deep a file lies in a core of a role: 0 for `x_core.rs`, 1 for `x_core/y.rs`; `None` elsewhere.
+fn depth_in_core(path: &Path) -> Option<usize> {
+    crate_of(path).filter(|name| floor(name) == Some(ROLES_FLOOR))?;
+    let modules = path.with_extension("");
+    let modules: Vec<&str> = modules
+        .iter()
+        .skip(3)
+        .filter_map(|part| part.to_str())
+        .collect();
+    let core = modules
+        .iter()
+        .position(|module| module.ends_with("_core"))?;
+    is_below_src(path).then_some(modules.len() - 1 - core)
 }
 
 fn is_below_src(path: &Path) -> bool {
