@@ -214,7 +214,7 @@ fn leaves(path: &str, depth: usize, acts: &[String]) -> bool {
     let segments: Vec<&str> = path.split("::").collect();
     let into_core = segments.iter().any(|segment| segment.ends_with("_core"));
     match segments[..] {
-        [_] => false,
+        [] | [_] => false,
         ["crate", ..] => !into_core,
         ["super", ..] => {
             let up = segments.iter().take_while(|segment| **segment == "super");

@@ -26,7 +26,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::disk::{Disk, DiskReport};
-use crate::disk_core::{Answer, DiskCore, Effect, LinkFault, Outgoing, Question};
+use crate::disk_core::DiskCore;
+use crate::disk_core::effect::{Answer, Effect, LinkFault, Outgoing, Question};
 use crate::disk_stream::{self, DiskStream, OpenError, Sending};
 use crate::meters::BlockMeters;
 use crate::packer_task::Packing;

@@ -26,7 +26,7 @@ use everpoint_format::Change;
 use everpoint_format::digest::{PIECE_LEN, PlainDigest};
 use everpoint_units::{Extent, GenerationId, Moment, SECTOR_LEN};
 
-use crate::disk_core::{Answer, Question};
+use crate::disk_core::effect::{Answer, Question};
 
 mod pieces;
 

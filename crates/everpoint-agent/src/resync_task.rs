@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::blocking::blocking;
 use crate::disk::Disk;
-use crate::disk_core::{Answer, Question};
+use crate::disk_core::effect::{Answer, Question};
 use crate::disk_source::SourceError;
 use crate::resync_core::{Need, ResyncCore, digests};
 use crate::splitter::chain;

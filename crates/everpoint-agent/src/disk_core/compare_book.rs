@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use everpoint_wire::Compare;
 
-use super::{Answer, Question};
+use super::effect::{Answer, Question};
 
 /// See the module.
 #[derive(Debug, Default)]

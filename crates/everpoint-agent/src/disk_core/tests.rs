@@ -1,11 +1,15 @@
 //! One disk's decisions, fact by fact, against a real order of writes and a server that is made up.
 
+use bytes::Bytes;
 use everpoint_capture::{GuestChange, OrderLimits, Reservation};
-use everpoint_format::PackScratch;
-use everpoint_format::change::ChangeBlock;
-use everpoint_units::{BlockNo, ChainValue, Extent, Lba, WallTime};
+use everpoint_format::change::{ChangeBlock, FrozenBlock};
+use everpoint_format::digest::PlainDigest;
+use everpoint_format::{DiskPosition, PackScratch};
+use everpoint_replication::source::Fault;
+use everpoint_units::{BlockNo, ChainValue, Extent, Lba, Seq, WallTime};
 use everpoint_wire::{RefusalReason, Watermarks};
 
+use super::effect::Answer;
 use super::*;
 
 const EPOCH: Level = Level(3);
@@ -215,6 +219,13 @@ fn changes(block: &FrozenBlock) -> Vec<Change> {
     let block = ChangeBlock::decode(block.to_bytes()).expect("as it was made");
     let changes = block.records().iter().map(|record| record.change.clone());
     changes.collect()
+}
+
+fn drained_of(effects: &[Effect]) -> Option<Option<DiskPosition>> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Drained(tail) => Some(*tail),
+        _ => None,
+    })
 }
 
 #[test]
@@ -522,15 +533,12 @@ fn a_drain_is_answered_once_with_the_tail_when_everything_is_committed() {
     }
     assert_eq!(rig.poll(), [], "its block is not cached");
     let tail = rig.send().pop().expect("numbered").position();
-    let drained = |effects: &[Effect]| {
-        let drained = effects.iter().find_map(|effect| match effect {
-            Effect::Drained(tail) => Some(*tail),
-            _ => None,
-        });
-        drained
-    };
-    assert_eq!(drained(&rig.cache(2, 1)), None, "cached is not committed");
-    assert_eq!(drained(&rig.cache(2, 2)), Some(Some(tail)));
+    assert_eq!(
+        drained_of(&rig.cache(2, 1)),
+        None,
+        "cached is not committed"
+    );
+    assert_eq!(drained_of(&rig.cache(2, 2)), Some(Some(tail)));
     assert_eq!(rig.poll(), []);
 }
 
