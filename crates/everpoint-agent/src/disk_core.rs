@@ -60,7 +60,7 @@ pub struct DiskCore {
     compares: CompareBook,
     /// The generation whose resync was begun and not stopped; it may have come to its end.
     resync: Option<GenerationId>,
-    /// The last frame was a block, or there was none to send: a question is next.
+    /// The last frame was a block: a question is next, if there is one.
     sent_block: bool,
     drain: Drain,
     effects: VecDeque<Effect>,
@@ -270,17 +270,13 @@ impl DiskCore {
         if self.stream != Stream::Open {
             return None;
         }
-        let asks = self.sent_block && self.source.has_sent_opening();
-        let question = if asks {
-            self.compares.next_to_send()
+        let turn = if self.sent_block {
+            self.next_question().or_else(|| self.next_block())
         } else {
-            None
+            self.next_block().or_else(|| self.next_question())
         };
-        self.sent_block = question.is_none();
-        match question {
-            Some(compare) => Some(Outgoing::Compare(compare)),
-            None => self.source.next_to_send().map(Outgoing::Block),
-        }
+        self.sent_block = matches!(turn, None | Some(Outgoing::Block(_)));
+        turn
     }
 
     /// Whether a poll may find more to do when the queue has become smaller.
@@ -296,6 +292,16 @@ impl DiskCore {
     /// Where the disk's copy stands.
     pub const fn source(&self) -> &Source {
         &self.source
+    }
+
+    fn next_block(&mut self) -> Option<Outgoing> {
+        self.source.next_to_send().map(Outgoing::Block)
+    }
+
+    fn next_question(&mut self) -> Option<Outgoing> {
+        let asks = self.source.has_sent_opening();
+        let question = asks.then(|| self.compares.next_to_send()).flatten();
+        question.map(Outgoing::Compare)
     }
 
     fn lose_stream(&mut self) {

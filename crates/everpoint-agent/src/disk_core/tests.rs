@@ -122,6 +122,7 @@ impl Rig {
             };
             self.begun += u8::from(matches!(effect, Effect::Begun { .. }));
             effects.push(effect);
+            assert!(effects.len() < 100, "it comes to an end");
         }
     }
 
@@ -451,7 +452,9 @@ fn a_message_that_does_not_belong_on_the_stream_closes_the_link() {
         text: String::new(),
     };
     let fault = LinkFault::Misplaced;
-    assert_eq!(rig.message(refusal), [Effect::CloseLink { fault }]);
+    let effects = rig.message(refusal.clone());
+    assert_eq!(effects, [Effect::CloseLink { fault }]);
+    assert_eq!(rig.message(refusal), [], "nothing is heard from then on");
     assert!(rig.core.next_to_send().is_none());
     rig.core.handle_stream_lost(rig.now);
     assert_eq!(rig.wait(RETRY), [Effect::OpenStream]);
@@ -476,6 +479,21 @@ fn blocks_and_questions_take_turns_once_the_opening_was_sent() {
         })
         .collect();
     assert_eq!(kinds, [None, Some(0), None, Some(256), None, Some(512)]);
+}
+
+#[test]
+fn questions_follow_each_other_where_there_is_no_block() {
+    let mut rig = Rig::begun(Some(ELSEWHERE));
+    rig.pack();
+    rig.next_block().expect("the opening");
+    for first_piece in [0, 256, 512] {
+        rig.core.handle_question(question(1, first_piece));
+    }
+    for _ in 0..3 {
+        let next = rig.core.next_to_send();
+        assert!(matches!(next, Some(Outgoing::Compare(_))), "{next:?}");
+    }
+    assert!(rig.core.next_to_send().is_none());
 }
 
 #[test]

@@ -233,6 +233,21 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_buffer_that_is_queued_whole_is_not_copied_and_a_small_part_does_not_keep_it() {
+        let whole = extent(0, 32);
+        let full = Bytes::from(vec![7; 4 * PIECE_LEN]);
+        let queued = changes(whole, &full, true);
+        let piece = queued[0].1.as_ref().expect("data");
+        assert_eq!(piece.as_ptr(), full.as_ptr());
+        let mut sparse = vec![0; 4 * PIECE_LEN];
+        sparse[0] = 7;
+        let sparse = Bytes::from(sparse);
+        let queued = changes(whole, &sparse, true);
+        let piece = queued[0].1.as_ref().expect("data");
+        assert_ne!(piece.as_ptr(), sparse.as_ptr());
+    }
+
     proptest! {
         /// Whatever a source says of its allocation, every sector is in exactly one segment, and no
         /// hole is larger than what was said.
