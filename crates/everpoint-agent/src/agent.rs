@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use everpoint_capture::BookmarkError;
-use everpoint_format::record::{Consistency, NAME_LEN_MAX};
+use everpoint_format::record::NAME_LEN_MAX;
 use everpoint_nbd::Server as NbdServer;
 use everpoint_units::{MachineId, Seq, WallTime};
 use everpoint_wire::control::AgentStatus;
@@ -32,6 +32,7 @@ use crate::disk_task::Session;
 use crate::error::CreatePointError;
 use crate::machine::Machine;
 use crate::packer_task::PackRoutes;
+use crate::point_core::{LevelDisk, mark};
 use crate::session_task::SessionShared;
 use crate::state::StateDir;
 use crate::status;
@@ -147,20 +148,21 @@ impl Inner {
         if disks.is_empty() {
             return Err(CreatePointError::NoDisk);
         }
+        let mut level = Vec::with_capacity(disks.len());
         for disk in &disks {
             let state = disk.state();
             // Without a server a point is recorded as writes are, and committed later.
-            let level = disk.report.borrow().level && !disk.report.borrow().unordered;
-            if !level || state == DiskStateWord::Failed {
+            let generation = disk.report.borrow().level_generation();
+            let generation = generation.filter(|_| state != DiskStateWord::Failed);
+            let Some(generation) = generation else {
                 let name = disk.config.name.clone();
                 return Err(CreatePointError::NotProtected { name, state });
-            }
+            };
+            let slot = disk.slot;
+            level.push(LevelDisk { slot, generation });
         }
         let stamp = self.machine.clock.stamp();
-        let marked = self
-            .machine
-            .order()
-            .bookmark(name, Consistency::Crash, stamp);
+        let marked = mark(&mut self.machine.order(), &level, name, stamp);
         let seq = marked.map_err(|error| match error {
             BookmarkError::Unordered => CreatePointError::OrderLost,
             BookmarkError::NoSeqs(_) => CreatePointError::NoSeqs,

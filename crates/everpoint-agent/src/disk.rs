@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use everpoint_capture::DiskSlot;
 use everpoint_replication::source::{ResyncReason, SourceMarks};
-use everpoint_units::{DiskId, Moment};
+use everpoint_units::{DiskId, GenerationId, Moment};
 use tokio::sync::watch;
 
 use crate::config::DiskConfig;
@@ -109,6 +109,12 @@ impl Disk {
 }
 
 impl DiskReport {
+    /// The generation whose copy is level; `None` if none is, or its order was lost.
+    pub(crate) fn level_generation(&self) -> Option<GenerationId> {
+        let marks = self.marks.filter(|_| self.level && !self.unordered)?;
+        Some(marks.generation)
+    }
+
     pub(crate) fn state(&self, failing: bool) -> DiskStateWord {
         let begun = self.marks.is_some();
         if failing {

@@ -14,6 +14,7 @@
 //! | `splitter`, `range_gate` | a guest's request, from NBD to its place in the order |
 //! | `disk_source` | what holds a disk's bytes |
 //! | `machine` | what all parts share |
+//! | `point_core` | marking an instant |
 //! | `packer_task` | batches out of the queue, compressed on other threads |
 //! | `disk_core`, `disk_task`, `disk_stream` | one disk's session |
 //! | `resync_core`, `resync_task` | initial sync and resync |
@@ -41,6 +42,7 @@ mod machine;
 mod meter_task;
 mod meters;
 mod packer_task;
+pub mod point_core;
 mod range_gate;
 mod reserve_task;
 pub mod resync_core;

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use everpoint_capture::QueueState;
 use everpoint_format::Change;
-use everpoint_units::DiskId;
+use everpoint_units::{DiskId, GenerationId};
 use tokio::sync::{mpsc, watch};
 
 use super::{Agent, Inner};
@@ -82,16 +81,16 @@ impl Inner {
             return Err(DetachError::Unknown { disk: id });
         };
         let report = *disk.report.borrow();
-        if end && !(report.level && report.linked && !report.unordered) {
+        let level = report.level_generation().filter(|_| report.linked);
+        if end && level.is_none() {
             let state = disk.state();
             return Err(DetachError::NotProtected { disk: id, state });
         }
         let name = disk.config.name.clone();
         self.nbd.detach(&name).await;
-        let ended = if end {
-            self.end_disk(&disk).await
-        } else {
-            Ok(())
+        let ended = match level.filter(|_| end) {
+            Some(generation) => self.end_disk(&disk, generation).await,
+            None => Ok(()),
         };
         self.drop_disk(id).await;
         self.change_disks(move |disks| {
@@ -104,22 +103,16 @@ impl Inner {
         ended
     }
 
-    /// Records the end of a disk that no guest uses any more, and waits until it is committed.
-    async fn end_disk(&self, disk: &Disk) -> Result<(), DetachError> {
-        let not_protected = || DetachError::NotProtected {
+    /// Records the end of a disk that no guest uses any more, in the generation that is level, and
+    /// waits until it is committed.
+    async fn end_disk(&self, disk: &Disk, level: GenerationId) -> Result<(), DetachError> {
+        let stamp = self.machine.clock.stamp();
+        let (slot, end) = (disk.slot, Change::DiskEnd);
+        let pushed = self.machine.order().push_own(slot, level, stamp, end, None);
+        let seq = pushed.map_err(|_| DetachError::NotProtected {
             disk: disk.id,
             state: disk.state(),
-        };
-        let seq = {
-            let stamp = self.machine.clock.stamp();
-            let mut order = self.machine.order();
-            let state = order.figures(disk.slot).map(|figures| figures.state);
-            let Some(QueueState::Ordered { generation }) = state else {
-                return Err(not_protected());
-            };
-            let pushed = order.push_own(disk.slot, generation, stamp, Change::DiskEnd, None);
-            pushed.map_err(|_| not_protected())?
-        };
+        })?;
         self.machine.packer.notify_one();
         let mut cut = self.machine.committed_cut.subscribe();
         let reached = cut.wait_for(|cut| seq <= *cut);
