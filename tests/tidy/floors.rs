@@ -58,6 +58,12 @@ const PURE_DEPENDENCIES: [&str; 7] = [
     "thiserror",
 ];
 
+/// Plain values of crates that act: a number, a place. Cores of roles may name them.
+const PURE_ITEMS: [&str; 2] = [
+    "everpoint_cache_log::LogPosition",
+    "everpoint_transport::CloseReason",
+];
+
 /// What a pure crate does not name, and what it does instead.
 const IMPURE_NAMES: [(&str, &str); 17] = [
     ("std::fs", "a shell reads and writes"),
@@ -220,7 +226,7 @@ fn leaves(path: &str, depth: usize, acts: &[String]) -> bool {
             let up = segments.iter().take_while(|segment| **segment == "super");
             depth < up.count() && !into_core
         }
-        [first, ..] => acts.iter().any(|acts| acts == first),
+        [first, ..] => !PURE_ITEMS.contains(&path) && acts.iter().any(|acts| acts == first),
     }
 }
 

@@ -50,9 +50,8 @@ impl Append {
         self.0.blocking_recv().unwrap_or(Err(AppendError::Closed))
     }
 
-    /// The answer if it has come.
-    #[cfg(test)]
-    pub(crate) fn answer(&mut self) -> Option<Result<Appended, AppendError>> {
+    /// The answer if it has come, once.
+    pub fn answer(&mut self) -> Option<Result<Appended, AppendError>> {
         self.0.try_recv().ok()
     }
 }

@@ -365,6 +365,11 @@ impl Engine {
         self.health.subscribe()
     }
 
+    /// How long a file is. Unit: bytes.
+    pub(crate) const fn file_len(&self) -> u64 {
+        self.layout.file_len
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }

@@ -18,6 +18,7 @@
 //! | file | is about |
 //! |---|---|
 //! | `log.rs` | the user's side, the threads |
+//! | `stepped.rs` | the same without threads, step by step |
 //! | `engine.rs` | state and steps, without threads |
 //! | `batch.rs`, `space.rs`, `recovery/verdict.rs` | decisions, without I/O |
 //! | `recovery.rs`, `recovery/scan.rs` | what earlier boots left |
@@ -40,6 +41,7 @@ mod name;
 mod reader;
 mod recovery;
 mod space;
+mod stepped;
 pub mod storage;
 mod window;
 
@@ -53,3 +55,4 @@ pub use log::{CacheLog, Recovered};
 pub use name::{FileName, LogPosition};
 pub use reader::{LogReader, LogRecord};
 pub use recovery::RecoveredBoot;
+pub use stepped::{SteppedLog, Written};

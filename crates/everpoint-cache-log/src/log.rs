@@ -82,20 +82,7 @@ impl CacheLog {
         owner: LogOwner,
         random: RandomBits,
     ) -> Result<(Self, Recovered), OpenError> {
-        let wanted = Wanted {
-            owner,
-            file_len: config.file_len.0,
-            accepts_damage: config.accepts_damage,
-        };
-        let mut recovery = recovery::recover(&*storage, &wanted)?;
-        let boots = std::mem::take(&mut recovery.boots);
-        let damage = std::mem::take(&mut recovery.damage);
-        let engine = Arc::new(Engine::new(storage, config, owner, recovery, random));
-        let recovered = Recovered {
-            boots,
-            damage,
-            engine: Arc::clone(&engine),
-        };
+        let (engine, recovered) = recover(storage, config, owner, random)?;
         let log = Self {
             engine,
             threads: Mutex::new(Vec::new()),
@@ -244,6 +231,30 @@ impl Recovered {
         let end = Some(last.file_no().next());
         Some(LogReader::new(Arc::clone(&self.engine), first, end))
     }
+}
+
+/// What earlier boots left, and an engine that goes on behind it; nothing runs yet.
+pub(crate) fn recover(
+    storage: Arc<dyn Storage>,
+    config: &CacheLogConfig,
+    owner: LogOwner,
+    random: RandomBits,
+) -> Result<(Arc<Engine>, Recovered), OpenError> {
+    let wanted = Wanted {
+        owner,
+        file_len: config.file_len.0,
+        accepts_damage: config.accepts_damage,
+    };
+    let mut recovery = recovery::recover(&*storage, &wanted)?;
+    let boots = std::mem::take(&mut recovery.boots);
+    let damage = std::mem::take(&mut recovery.damage);
+    let engine = Arc::new(Engine::new(storage, config, owner, recovery, random));
+    let recovered = Recovered {
+        boots,
+        damage,
+        engine: Arc::clone(&engine),
+    };
+    Ok((engine, recovered))
 }
 
 /// Writes batches until the log ends.

@@ -43,7 +43,8 @@ impl FileName {
 }
 
 impl LogPosition {
-    pub(crate) const fn new(file_no: LogFileNo, offset: ByteOffset) -> Self {
+    /// The place of a record. A log reads only where one of its own positions points.
+    pub const fn new(file_no: LogFileNo, offset: ByteOffset) -> Self {
         Self { file_no, offset }
     }
 

@@ -51,7 +51,8 @@ struct OpenFile {
 
 impl LogReader {
     pub(crate) fn new(engine: Arc<Engine>, from: LogPosition, end: Option<LogFileNo>) -> Self {
-        Self::with_window(engine, from, end, SWEEP_LEN)
+        let len = SWEEP_LEN.min(usize::try_from(engine.file_len()).unwrap_or(SWEEP_LEN));
+        Self::with_window(engine, from, end, len)
     }
 
     fn with_window(

@@ -114,6 +114,11 @@ impl Sealing {
         }
     }
 
+    /// The journal that is sealed.
+    pub const fn journal(&self) -> JournalId {
+        self.order.journal
+    }
+
     /// What to do next.
     pub fn step(&self) -> Step {
         match &self.at {

@@ -1,22 +1,17 @@
-//! The one task that commits: takes blocks from the backlog in log order, freezes objects, creates
-//! them in the vault, and says what is committed. What to do when is decided by the core
-//! (`everpoint_journal::commit`).
+//! The one task that commits: takes blocks from the backlog in log order, creates objects in the
+//! vault, and says what is committed. What is decided, the core decides ([`crate::commit_core`]).
 
 mod put;
 mod rotate;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use everpoint_cache_log::{LogPosition, LogReader};
-use everpoint_format::DiskPosition;
 use everpoint_format::change::ChangeBlock;
-use everpoint_format::data::DataBuilder;
 use everpoint_format::digest::PieceDigest;
-use everpoint_format::object::{ObjectChecksum, ObjectHeader};
-use everpoint_journal::commit::{Action, Commit, CommitLimits};
-use everpoint_replication::sink::stated_base;
-use everpoint_units::{DiskId, JournalId, MachineId, Moment, ObjectNo, Seq};
+use everpoint_journal::commit::CommitLimits;
+use everpoint_units::{JournalId, MachineId, ObjectNo};
 use everpoint_vault::Payload;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -24,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::backlog::{Cached, Next};
 use crate::blocking::{blocking, outcome};
 use crate::clock::wall_time;
+use crate::commit_core::{CommitCore, Covers, Effect, Writer};
 use crate::machine_task::{MachineHandle, Mark};
 use crate::metrics;
 use crate::reduce;
@@ -45,32 +41,11 @@ pub(crate) use rotate::RotateError;
 /// See the module.
 pub(crate) struct CommitTask {
     shared: Arc<Shared>,
-    core: Commit,
-    limits: CommitLimits,
-    journal: JournalId,
-    builder: DataBuilder,
-    /// What the batch covers.
-    covers: Covers,
-    /// What the batch has of blocks, records and all. Unit: bytes.
-    batch_len: u64,
-    /// Checksum of the last frozen object.
-    previous: ObjectChecksum,
-    in_flight: VecDeque<(ObjectNo, Covers)>,
+    core: CommitCore,
     puts: JoinSet<put::Done>,
-    /// Where each disk's commits stand: what the next block has to continue.
-    stands: HashMap<DiskId, DiskPosition>,
-    machines: HashMap<MachineId, Option<MachineHandle>>,
+    machines: BTreeMap<MachineId, Option<MachineHandle>>,
     reader: Option<LogReader>,
     drains: Vec<oneshot::Sender<()>>,
-}
-
-/// What an object covers: marks for its disks, and how far the log is settled with it.
-#[derive(Debug, Default)]
-struct Covers {
-    through: Option<LogPosition>,
-    disks: HashMap<DiskId, (MachineId, DiskPosition, Seq)>,
-    /// When its oldest block joined.
-    since: Option<Moment>,
 }
 
 impl CommitTask {
@@ -78,17 +53,9 @@ impl CommitTask {
         let journal = shared.journal();
         Self {
             shared,
-            core: Commit::new(limits),
-            limits,
-            journal,
-            builder: DataBuilder::default(),
-            covers: Covers::default(),
-            batch_len: 0,
-            previous: ObjectChecksum::default(),
-            in_flight: VecDeque::new(),
+            core: CommitCore::new(journal, limits),
             puts: JoinSet::new(),
-            stands: HashMap::new(),
-            machines: HashMap::new(),
+            machines: BTreeMap::new(),
             reader: None,
             drains: Vec::new(),
         }
@@ -101,11 +68,11 @@ impl CommitTask {
             self.act();
             self.answer_drains();
             let now = shared.clock.now();
-            if self.core.wants_freeze(now) && !self.builder.is_empty() {
+            if self.core.wants_freeze(now) {
                 self.freeze();
                 continue;
             }
-            let takes = self.batch_len < self.limits.object_len_target && !self.core.is_fenced();
+            let takes = self.core.takes();
             let timeout = self.core.poll_timeout();
             // Every arm is cancel-safe: `next` only looks, joins and receives take nothing when
             // dropped.
@@ -140,29 +107,15 @@ impl CommitTask {
                 None => return Ok(()),
             },
         };
-        let header = *cached.block.header();
-        self.covers.through = Some(cached.position);
         if !self.goes_on(&cached.block).await {
-            // Nothing will be committed for it, and its place in the log is settled with what is
-            // committed next, or now if nothing is.
-            if self.builder.is_empty() && self.in_flight.is_empty() {
-                self.shared.log.free_through(cached.position);
+            if let Some(position) = self.core.discard(cached.position) {
+                self.shared.log.free_through(position);
             }
             return Ok(());
         }
         let digests = self.digests(&mut cached).await?;
         let now = self.shared.clock.now();
-        self.builder.push(&cached.block, digests);
-        self.covers.since.get_or_insert(now);
-        self.covers.disks.insert(
-            header.disk,
-            (header.machine, header.position(), header.complete_through),
-        );
-        self.stands.insert(header.disk, header.position());
-        // Records count too: many tiny blocks make a long index.
-        let len = (header.encoded_len() + header.opened_len()) as u64;
-        self.batch_len += len;
-        self.core.handle_block(now, len, true);
+        self.core.push(cached.position, &cached.block, digests, now);
         Ok(())
     }
 
@@ -208,22 +161,17 @@ impl CommitTask {
         }))
     }
 
-    /// Whether the block continues its disk's path (R11). What was cached in this boot always does;
-    /// what an earlier boot cached may have been overtaken.
+    /// Whether the block will be committed: its machine is this server's, and it continues its path.
     async fn goes_on(&mut self, block: &ChangeBlock) -> bool {
         let header = block.header();
         let Some(machine) = self.machine(header.machine).await else {
             return false;
         };
-        if !self.stands.contains_key(&header.disk)
-            && let Some(position) = machine.committed_position(header.disk).await
-        {
-            self.stands.insert(header.disk, position);
+        if !self.core.knows(header.disk) {
+            let committed = machine.committed_position(header.disk).await;
+            self.core.handle_stands(header.disk, committed);
         }
-        let stands = self.stands.get(&header.disk).copied();
-        let begins = header.block_no == everpoint_units::BlockNo::ZERO.next();
-        let continues = stands == Some(header.position_before());
-        continues || (begins && stated_base(block) == Some(stands))
+        self.core.goes_on(block)
     }
 
     /// The machine's task; `None` for a machine that this server does not own. The vault is asked once
@@ -247,42 +195,32 @@ impl CommitTask {
 
     /// Makes an object of the batch and begins to create it.
     fn freeze(&mut self) {
-        let number = self.core.handle_frozen();
-        let covers = std::mem::take(&mut self.covers);
-        self.batch_len = 0;
-        let object = std::mem::take(&mut self.builder).freeze(ObjectHeader {
+        let writer = Writer {
             vault: self.shared.header.vault,
-            journal: self.journal,
-            number,
             server: self.shared.server,
-            assignment: 0,
-            previous: self.previous,
-            created_at: wall_time(),
-        });
-        self.previous = object.checksum;
+        };
+        let object = self.core.freeze(writer, wall_time());
         metrics::frozen(&object);
-        self.in_flight.push_back((number, covers));
+        let (journal, number) = (object.header.journal, object.header.number);
         let payload = Payload::new(object.pieces);
         let shared = Arc::clone(&self.shared);
-        let journal = self.journal;
         self.puts
             .spawn(put::create(shared, journal, number, payload));
     }
 
     /// Carries out what the core wants done.
     fn act(&mut self) {
-        while let Some(action) = self.core.poll_action() {
-            match action {
-                Action::AskForEnd { after } => {
+        while let Some(effect) = self.core.poll() {
+            match effect {
+                Effect::AskForEnd { after } => {
                     let shared = Arc::clone(&self.shared);
-                    self.puts
-                        .spawn(put::ask_for_end(shared, self.journal, after));
+                    let journal = self.core.journal();
+                    self.puts.spawn(put::ask_for_end(shared, journal, after));
                 }
-                Action::Committed { through } => self.committed(through),
+                Effect::Committed { through, what } => self.committed(through, what),
             }
         }
-        let oldest = self.in_flight.front().map(|(_, covers)| covers.since);
-        let waiting_since = oldest.unwrap_or(self.covers.since);
+        let waiting_since = self.core.waiting_since();
         self.shared.progress.send_if_modified(|progress| {
             let moved = progress.waiting_since != waiting_since;
             progress.waiting_since = waiting_since;
@@ -296,9 +234,8 @@ impl CommitTask {
             put::Done::EndAbsent(after) => self.core.handle_end_absent(after),
             put::Done::Fenced => {
                 self.core.handle_fenced();
-                self.shared.end(Ended::Fenced {
-                    journal: self.journal,
-                });
+                let journal = self.core.journal();
+                self.shared.end(Ended::Fenced { journal });
             }
             put::Done::Failed(error) => self.shared.end(Ended::Vault(error)),
             put::Done::GaveUp => self.core.handle_end_unknown(),
@@ -306,18 +243,15 @@ impl CommitTask {
     }
 
     /// Everything through this object is committed: tells the agents, frees the log.
-    fn committed(&mut self, through: ObjectNo) {
+    fn committed(&self, through: ObjectNo, what: Vec<Covers>) {
         let now = self.shared.clock.now();
-        while let Some((number, _)) = self.in_flight.front()
-            && *number <= through
-        {
-            let (_, covers) = self.in_flight.pop_front().expect("looked at above");
-            for (disk, (machine, position, complete_through)) in covers.disks {
-                if let Some(Some(handle)) = self.machines.get(&machine) {
+        for covers in what {
+            for (disk, committed) in covers.disks {
+                if let Some(Some(handle)) = self.machines.get(&committed.machine) {
                     handle.mark(Mark::Committed {
                         disk,
-                        position,
-                        complete_through,
+                        position: committed.position,
+                        complete_through: committed.complete_through,
                     });
                 }
             }
@@ -344,24 +278,16 @@ impl CommitTask {
         }
     }
 
-    /// While somebody waits for everything to be committed, nothing waits for company.
     fn answer_drains(&mut self) {
         if self.drains.is_empty() {
             return;
         }
-        let empty = self.builder.is_empty() && self.shared.backlog.is_empty();
-        if empty && self.core.committed() == self.last_frozen() {
+        let committed = self.core.hurry(self.shared.clock.now());
+        if committed && self.shared.backlog.is_empty() {
             for drain in self.drains.drain(..) {
                 // Who no longer waits needs no answer.
                 let _ = drain.send(());
             }
-        } else if !self.builder.is_empty() {
-            self.core.handle_hurry(self.shared.clock.now());
         }
-    }
-
-    fn last_frozen(&self) -> ObjectNo {
-        let last = self.in_flight.back().map(|(number, _)| *number);
-        last.unwrap_or_else(|| self.core.committed())
     }
 }

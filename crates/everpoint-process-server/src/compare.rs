@@ -6,16 +6,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use everpoint_format::digest::PIECE_SECTORS;
 use everpoint_journal::digest_map::DigestMap;
-use everpoint_journal::history::stated_base;
 use everpoint_transport::Taken;
-use everpoint_units::{DiskId, GenerationId, MachineId};
+use everpoint_units::{GenerationId, MachineId};
 use everpoint_vault::history::{HistoryError, walk};
 use everpoint_wire::{Compare, ToAgent};
 use tokio::sync::{mpsc, watch};
 
+use crate::compare_core::{CompareCore, Compared, all_differ};
 use crate::shared::{BackOff, Shared};
 
 /// Requests that an agent may have open on one disk.
@@ -24,26 +22,15 @@ const REQUESTS_MAX: usize = 64;
 /// The way to a disk's comparer; dropping the last one ends it.
 pub(crate) type CompareSender = mpsc::Sender<Compare>;
 
-/// What is compared.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Order {
-    pub(crate) machine: MachineId,
-    pub(crate) disk: DiskId,
-    /// The compare is with what this generation builds on.
-    pub(crate) generation: GenerationId,
-    /// Unit: sectors.
-    pub(crate) sectors: u64,
-}
-
 struct Window {
-    map: DigestMap,
+    core: CompareCore,
     _memory: Taken,
 }
 
 /// Starts a comparer; answers go to `answers`.
 pub(crate) fn spawn(
     shared: Arc<Shared>,
-    order: Order,
+    (machine, about): (MachineId, Compared),
     mut committed: watch::Receiver<Option<GenerationId>>,
     answers: mpsc::Sender<ToAgent>,
 ) -> CompareSender {
@@ -52,23 +39,21 @@ pub(crate) fn spawn(
     spawner.spawn(async move {
         let mut window: Option<Window> = None;
         while let Some(request) = requests.recv().await {
-            let begun = committed.wait_for(|newest| *newest == Some(order.generation));
+            let begun = committed.wait_for(|newest| *newest == Some(about.generation));
             if begun.await.is_err() {
                 return;
             }
-            let count = request.digests.len();
             let known = window
                 .as_ref()
-                .is_some_and(|window| window.map.covers(request.first_piece, count));
+                .is_some_and(|window| window.core.covers(&request));
             if !known {
                 // The old one's memory goes before the new one's is asked for.
                 drop(window.take());
-                window = load(&shared, order, request.first_piece, count).await;
+                window = load(&shared, (machine, about), &request).await;
             }
             let differs = match &window {
-                Some(window) => differences(&window.map, &request),
-                // What cannot be known counts as different.
-                None => Bytes::from(vec![0xff; count.div_ceil(8)]),
+                Some(window) => window.core.differences(&request),
+                None => all_differ(&request),
             };
             let answer = ToAgent::Differences {
                 request: request.request,
@@ -82,29 +67,28 @@ pub(crate) fn spawn(
     sender
 }
 
-/// Folds the window that begins at `first_piece`; `None` where nothing can be known.
-async fn load(shared: &Shared, order: Order, first_piece: u64, count: usize) -> Option<Window> {
-    let pieces = order
-        .sectors
-        .div_ceil(PIECE_SECTORS)
-        .saturating_sub(first_piece);
+/// Folds the window that a question begins; `None` where nothing can be known.
+async fn load(
+    shared: &Shared,
+    (machine, about): (MachineId, Compared),
+    request: &Compare,
+) -> Option<Window> {
     let affordable = shared.budget.capacity() / 8 / DigestMap::PIECE_COST;
-    let len = usize::try_from(pieces)
-        .unwrap_or(usize::MAX)
-        .min(affordable)
-        .max(count);
+    let len = about.window_len(request.first_piece, affordable, request.digests.len());
     let memory = shared.budget.take(len * DigestMap::PIECE_COST).await.ok()?;
     let mut back_off = BackOff::new();
     loop {
-        match fold(shared, order, first_piece, len).await {
-            Ok(map) => {
+        let key = shared.header.digest_key;
+        let core = CompareCore::new(about, key, request.first_piece, len);
+        match fold(shared, machine, core).await {
+            Ok(core) => {
                 return Some(Window {
-                    map,
+                    core,
                     _memory: memory,
                 });
             }
             Err(error) => {
-                tracing::warn!(disk = %order.disk, %error, "a compare waits for the vault");
+                tracing::warn!(disk = %about.disk, %error, "a compare waits for the vault");
                 back_off.pause().await;
             }
         }
@@ -116,38 +100,16 @@ async fn load(shared: &Shared, order: Order, first_piece: u64, count: usize) -> 
 
 async fn fold(
     shared: &Shared,
-    order: Order,
-    first_piece: u64,
-    len: usize,
-) -> Result<DigestMap, HistoryError> {
-    let key = shared.header.digest_key;
-    let mut map = DigestMap::new(key, first_piece, len);
-    let mut reached = false;
+    machine: MachineId,
+    mut core: CompareCore,
+) -> Result<CompareCore, HistoryError> {
     let (vault, id) = (&shared.vault, shared.header.vault);
-    let walked = walk(vault, id, order.machine, |_, _, data, _| {
-        let sections = data.index.sections.iter();
-        for section in sections.filter(|section| section.disk == order.disk) {
-            if !reached && section.generation == order.generation {
-                reached = true;
-                if stated_base(section) == Some(None) {
-                    map = DigestMap::new(key, first_piece, len);
-                }
-            }
-            if !reached {
-                map.fold(section);
-            }
-        }
+    let walked = walk(vault, id, machine, |_, _, data, _| {
+        data.index
+            .sections
+            .iter()
+            .for_each(|section| core.fold(section));
     });
     walked.await?;
-    Ok(map)
-}
-
-fn differences(map: &DigestMap, request: &Compare) -> Bytes {
-    let mut differs = vec![0_u8; request.digests.len().div_ceil(8)];
-    for (index, (piece, digest)) in (request.first_piece..).zip(&request.digests).enumerate() {
-        if map.differs(piece, *digest) {
-            differs[index / 8] |= 1 << (index % 8);
-        }
-    }
-    Bytes::from(differs)
+    Ok(core)
 }

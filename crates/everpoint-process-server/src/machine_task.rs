@@ -1,4 +1,5 @@
-//! One task a machine: owns what the server holds of its disks, and decides for each block.
+//! One task a machine: the shell round its core ([`crate::machine_core`]), which decides for each
+//! block.
 //!
 //! ```text
 //! stream tasks ──blocks──▶ machine ──taken──▶ log task
@@ -11,7 +12,6 @@
 //! come in all the same, so that nobody waits for anybody in a circle.
 
 mod disk;
-mod excess;
 mod outbox;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,18 +21,17 @@ use everpoint_format::DiskPosition;
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::digest::PieceDigest;
 use everpoint_journal::history::MachineHistory;
-use everpoint_replication::sink::{Verdict, Violation};
 use everpoint_transport::{CloseReason, Link, Taken};
 use everpoint_units::{DiskId, MachineId, Seq};
-use everpoint_wire::{Compare, DISKS_MAX, DiskState, RefuseReason, ToAgent};
+use everpoint_wire::{Compare, DiskState, ToAgent};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::log_task::LogItem;
+use crate::machine_core::{Begun, BlockAnswer, DiskReport, Fault, MachineCore, SessionId};
 use crate::metrics;
 use crate::shared::Shared;
 
-pub(crate) use disk::{DiskReport, DiskSlot};
-pub(crate) use excess::Excess;
+use disk::DiskWays;
 pub(crate) use outbox::{Outbox, outbox};
 
 /// How a machine hears of marks. Unbounded: each mark belongs to a block, and those are bounded.
@@ -75,10 +74,6 @@ pub(crate) enum Arrival {
     Compare(Compare),
 }
 
-/// Tells sessions of one machine apart; the newest counts.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct SessionId(u64);
-
 /// A promise that was reached.
 pub(crate) enum Mark {
     Cached {
@@ -120,13 +115,6 @@ pub(crate) enum Request {
     Report { reply: oneshot::Sender<Report> },
 }
 
-/// What a session begins with.
-pub(crate) struct Begun {
-    pub(crate) session: SessionId,
-    pub(crate) highest_seq: Seq,
-    pub(crate) disks: Vec<DiskState>,
-}
-
 /// Where a machine stands.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -138,9 +126,8 @@ pub(crate) struct Report {
 struct MachineTask {
     shared: Arc<Shared>,
     machine: MachineId,
-    disks: BTreeMap<DiskId, DiskSlot>,
-    highest_seq: Seq,
-    session: SessionId,
+    core: MachineCore,
+    disks: BTreeMap<DiskId, DiskWays>,
     link: Option<Link>,
     marks: MarkSender,
     /// Taken and not yet handed to the log.
@@ -156,15 +143,14 @@ pub(crate) fn spawn(
     let (requests, requests_rx) = mpsc::channel(REQUESTS_MAX);
     let (arrivals, arrivals_rx) = mpsc::channel(ARRIVALS_MAX);
     let (marks, marks_rx) = mpsc::unbounded_channel();
-    let disks = history.disks().iter();
+    for (disk, broken) in MachineCore::broken(&history) {
+        tracing::error!(%disk, broken, "the disk's history is damaged; it begins again");
+    }
     let task = MachineTask {
         shared,
         machine,
-        disks: disks
-            .map(|(id, disk)| (*id, DiskSlot::from_history(*id, disk)))
-            .collect(),
-        highest_seq: history.highest_seq(),
-        session: SessionId::default(),
+        core: MachineCore::new(machine, &history),
+        disks: BTreeMap::new(),
         link: None,
         marks: marks.clone(),
         taken: VecDeque::new(),
@@ -263,11 +249,10 @@ impl MachineTask {
                 let _ = reply.send(state);
             }
             Request::Recovered { block, reply } => {
-                let _ = reply.send(self.recover(&block));
+                let _ = reply.send(self.core.recover(&block));
             }
             Request::Committed { disk, reply } => {
-                let slot = self.disks.get(&disk);
-                let _ = reply.send(slot.and_then(|slot| slot.sink.committed()));
+                let _ = reply.send(self.core.committed(disk));
             }
             Request::Report { reply } => {
                 let _ = reply.send(self.report());
@@ -275,44 +260,28 @@ impl MachineTask {
         }
     }
 
-    /// A new session. The older one, if any, ends: an agent that reconnects must not wait for its
-    /// own ghost to time out.
     fn begin(&mut self, link: Link) -> Begun {
         if let Some(old) = self.link.replace(link) {
             old.close(CloseReason::Superseded, "the machine connected again");
         }
-        self.session = self.session.next();
-        for slot in self.disks.values_mut() {
-            slot.end_session();
+        for ways in self.disks.values_mut() {
+            ways.end_session();
         }
-        Begun {
-            session: self.session,
-            highest_seq: self.highest_seq,
-            disks: self
-                .disks
-                .iter()
-                .map(|(id, slot)| slot.state(*id))
-                .collect(),
-        }
+        self.core.begin_session()
     }
 
     fn open(&mut self, session: SessionId, disk: DiskId, outbox: Outbox) -> Option<DiskState> {
-        let full = DISKS_MAX <= self.disks.len() && !self.disks.contains_key(&disk);
-        if session != self.session || full {
-            return None;
-        }
-        let slot = self
-            .disks
-            .entry(disk)
-            .or_insert_with(|| DiskSlot::new(disk));
-        slot.begin_session(outbox);
-        Some(slot.state(disk))
+        let state = self.core.open_disk(session, disk)?;
+        self.ways(disk).begin_session(outbox);
+        Some(state)
     }
 
-    /// A disk, if the session is the newest.
-    fn slot(&mut self, session: SessionId, disk: DiskId) -> Option<&mut DiskSlot> {
-        let current = session == self.session;
-        self.disks.get_mut(&disk).filter(|_| current)
+    fn ways(&mut self, disk: DiskId) -> &mut DiskWays {
+        let committed = self.core.committed(disk);
+        let committed = committed.map(|position| position.generation);
+        self.disks
+            .entry(disk)
+            .or_insert_with(|| DiskWays::new(committed))
     }
 
     fn handle_arrived(&mut self, arrived: Arrived) {
@@ -321,80 +290,77 @@ impl MachineTask {
             disk,
             what,
         } = arrived;
-        let (shared, machine) = (Arc::clone(&self.shared), self.machine);
-        let Some(slot) = self.slot(session, disk) else {
-            return;
-        };
-        let within = match what {
-            Arrival::Block(open) => self.handle_block(disk, *open),
-            Arrival::Corrupt => slot.refuse(RefuseReason::Corrupt),
-            Arrival::Compare(compare) => slot.compare(&shared, machine, compare),
-        };
-        if let Err(excess) = within {
-            self.close(disk, excess.reason(), &excess);
+        match what {
+            Arrival::Block(open) => self.handle_block(session, disk, *open),
+            Arrival::Corrupt => {
+                let answer = self.core.handle_corrupt(session, disk);
+                self.answer(disk, answer);
+            }
+            Arrival::Compare(compare) => self.handle_compare(session, disk, compare),
         }
     }
 
-    fn handle_block(&mut self, disk: DiskId, open: OpenBlock) -> Result<(), Excess> {
+    fn handle_block(&mut self, session: SessionId, disk: DiskId, open: OpenBlock) {
         let OpenBlock {
             block,
             digests,
             opened,
         } = open;
-        let machine = self.machine;
-        let session = self.session;
         let now = self.shared.clock.now();
-        let Some(slot) = self.slot(session, disk) else {
-            return Ok(());
-        };
-        slot.tally.allows(&block, now)?;
-        let verdict = if block.header().machine == machine {
-            slot.sink.handle_block(&block)
-        } else {
-            Verdict::Violation(Violation::ForeignDisk)
-        };
-        match verdict {
-            Verdict::Append => {
-                slot.note(&block);
-                slot.tally.taken(&block, now);
-                metrics::received(&block);
-                self.highest_seq = self.highest_seq.max(block.header().complete_through);
-                self.taken.push_back(LogItem {
-                    block,
-                    digests,
-                    opened,
-                    marks: self.marks.clone(),
-                });
-            }
-            Verdict::Duplicate => {
-                slot.tally.untaken(&block)?;
-                self.send_marks(disk);
-            }
-            Verdict::Refuse(refusal) => {
-                slot.tally.untaken(&block)?;
-                slot.refuse(disk::reason(refusal))?;
-            }
-            Verdict::Ignore => slot.tally.untaken(&block)?,
-            Verdict::Violation(violation) => self.close(disk, reason_of(violation), &violation),
+        let answer = self.core.handle_block(session, disk, &block, now);
+        if answer != BlockAnswer::Append {
+            return self.answer(disk, answer);
         }
-        Ok(())
+        metrics::received(&block);
+        self.taken.push_back(LogItem {
+            block,
+            digests,
+            opened,
+            marks: self.marks.clone(),
+        });
     }
 
-    /// Ends the session of an agent that broke a rule; nothing that it sent behind that is looked at.
-    fn close(&mut self, disk: DiskId, reason: CloseReason, why: &dyn std::error::Error) {
-        tracing::warn!(machine = %self.machine, %disk, ?reason, %why, "the agent broke the protocol");
-        self.session = self.session.next();
+    fn handle_compare(&mut self, session: SessionId, disk: DiskId, compare: Compare) {
+        let Some(about) = self.core.compared(session, disk) else {
+            return;
+        };
+        let (shared, machine) = (Arc::clone(&self.shared), self.machine);
+        let ways = self.ways(disk);
+        if let Err(excess) = ways.compare(&shared, machine, about, compare) {
+            let answer = self.core.handle_excess(excess);
+            self.answer(disk, answer);
+        }
+    }
+
+    /// Does what the core answered to something that was not taken.
+    fn answer(&mut self, disk: DiskId, answer: BlockAnswer) {
+        match answer {
+            BlockAnswer::Append | BlockAnswer::Nothing => (),
+            BlockAnswer::Marks => self.send_marks(disk),
+            BlockAnswer::Refused { reason, tail } => {
+                let refused = ToAgent::Refused { reason, tail };
+                if let Err(excess) = self.ways(disk).answer(refused) {
+                    let answer = self.core.handle_excess(excess);
+                    self.answer(disk, answer);
+                }
+            }
+            BlockAnswer::Close(fault) => self.close(disk, fault),
+        }
+    }
+
+    /// Ends the connection of an agent that broke a rule.
+    fn close(&mut self, disk: DiskId, fault: Fault) {
+        let reason = fault.reason();
+        tracing::warn!(machine = %self.machine, %disk, ?reason, why = %fault, "the agent broke the protocol");
         if let Some(link) = self.link.take() {
-            link.close(reason, &why.to_string());
+            link.close(reason, &fault.to_string());
         }
     }
 
     fn handle_mark(&mut self, mark: Mark) {
         let disk = match mark {
             Mark::Cached { disk, position } => {
-                if let Some(slot) = self.disks.get_mut(&disk) {
-                    slot.sink.handle_cached(position);
-                }
+                self.core.handle_cached(disk, position);
                 disk
             }
             Mark::Committed {
@@ -402,9 +368,11 @@ impl MachineTask {
                 position,
                 complete_through,
             } => {
-                if let Some(slot) = self.disks.get_mut(&disk) {
-                    slot.committed(position, complete_through);
-                }
+                self.core.handle_committed(disk, position, complete_through);
+                let generation = Some(position.generation);
+                self.ways(disk)
+                    .committed_generation
+                    .send_replace(generation);
                 disk
             }
         };
@@ -412,65 +380,18 @@ impl MachineTask {
     }
 
     fn send_marks(&self, disk: DiskId) {
-        let (cut, epoch) = (self.committed_cut(), self.shared.journal().level);
-        if let Some(slot) = self.disks.get(&disk) {
-            slot.send_marks(cut, epoch);
+        let marks = self.core.watermarks(disk, self.shared.journal().level);
+        let outbox = self.disks.get(&disk).and_then(|ways| ways.outbox.as_ref());
+        if let Some((outbox, marks)) = outbox.zip(marks) {
+            outbox.marks(marks);
         }
-    }
-
-    /// The newest `Seq` up to which everything of the machine is committed.
-    fn committed_cut(&self) -> Seq {
-        let disks = self.disks.values().filter(|slot| slot.counts());
-        disks
-            .map(|slot| slot.committed_through)
-            .min()
-            .unwrap_or(Seq::ZERO)
-    }
-
-    /// A block of an earlier boot goes on only where it continues the path (R11).
-    fn recover(&mut self, block: &ChangeBlock) -> bool {
-        let header = block.header();
-        let slot = self
-            .disks
-            .entry(header.disk)
-            .or_insert_with(|| DiskSlot::new(header.disk));
-        let goes_on = slot.sink.handle_block(block) == Verdict::Append;
-        if goes_on {
-            slot.note(block);
-            slot.sink.handle_cached(header.position());
-            self.highest_seq = self.highest_seq.max(header.complete_through);
-        } else {
-            slot.sink.handle_session();
-        }
-        goes_on
     }
 
     fn report(&self) -> Report {
-        let disks = self.disks.iter();
         Report {
             connected: self.link.is_some(),
-            committed_cut: self.committed_cut(),
-            disks: disks.map(|(id, slot)| (*id, slot.report())).collect(),
+            committed_cut: self.core.committed_cut(),
+            disks: self.core.reports().collect(),
         }
     }
-}
-
-impl SessionId {
-    const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-const fn reason_of(violation: Violation) -> CloseReason {
-    match violation {
-        Violation::ForeignDisk => CloseReason::Authz,
-        Violation::Order => CloseReason::Order,
-        Violation::Range => CloseReason::Range,
-        Violation::Beginning => CloseReason::Frame,
-    }
-}
-
-/// Tells an agent why a block was not taken.
-fn refused(reason: RefuseReason, tail: Option<DiskPosition>) -> ToAgent {
-    ToAgent::Refused { reason, tail }
 }

@@ -6,28 +6,22 @@ use std::time::Duration;
 use everpoint_format::name;
 use everpoint_format::origin::Origin;
 use everpoint_journal::history::MachineHistory;
-use everpoint_journal::path::PathEnd;
 use everpoint_units::{JournalId, MachineId};
 use everpoint_vault::history::{HistoryError, walk};
 use everpoint_vault::{CreateError, ObjectName, Payload};
 
 use crate::clock::wall_time;
+use crate::ownership_core::{Claim, NotServed, OwnershipCore};
 use crate::shared::Shared;
 
-/// How often a machine without origin is looked at again after an origin was created.
-const ROUNDS_MAX: u32 = 4;
 /// A vault that does not answer for so long refuses the machine; its agent comes again.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why this server does not serve a machine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotOwned {
-    #[error("the machine is owned by journal {journal}; connect to its server, or take it over")]
-    Elsewhere { journal: JournalId },
-    #[error("the machine was failed over or removed; protect it as a new one")]
-    Closed,
-    #[error("the machine's history is damaged: run `everpoint check`")]
-    Damaged,
+    #[error(transparent)]
+    NotServed(#[from] NotServed),
     #[error("this server serves {machines_max} machines already")]
     TooMany { machines_max: usize },
     #[error("the vault gives no answer")]
@@ -36,8 +30,6 @@ pub(crate) enum NotOwned {
     Create(#[source] CreateError),
     #[error("the vault gives no answer within {LOAD_TIMEOUT:?}")]
     TimedOut,
-    #[error("the machine's origin was not settled in {ROUNDS_MAX} rounds")]
-    Unsettled,
 }
 
 /// Reads the machine's path and history; creates its origin where there is none.
@@ -48,7 +40,8 @@ pub(crate) async fn load(shared: &Shared, machine: MachineId) -> Result<MachineH
 }
 
 async fn load_in_rounds(shared: &Shared, machine: MachineId) -> Result<MachineHistory, NotOwned> {
-    for _ in 0..ROUNDS_MAX {
+    let mut core = OwnershipCore::default();
+    loop {
         let own = shared.journal();
         let mut history = MachineHistory::new(machine);
         let walked = walk(
@@ -65,17 +58,13 @@ async fn load_in_rounds(shared: &Shared, machine: MachineId) -> Result<MachineHi
         for damage in &walked.damage {
             tracing::error!(%machine, %damage, "the machine's history is damaged");
         }
-        match walked.end {
-            PathEnd::Open { journal, .. } if journal == own => return Ok(history),
-            // The journal was rotated while the path was read.
-            PathEnd::Open { .. } if own != shared.journal() => (),
-            PathEnd::Open { journal, .. } => return Err(NotOwned::Elsewhere { journal }),
-            PathEnd::Closed { .. } => return Err(NotOwned::Closed),
-            PathEnd::Broken => return Err(NotOwned::Damaged),
-            PathEnd::NoOrigin => create_origin(shared, machine, own).await?,
+        match core.handle_read(walked.end, own, shared.journal()) {
+            Claim::Serve => return Ok(history),
+            Claim::ReadAgain => (),
+            Claim::CreateOrigin => create_origin(shared, machine, own).await?,
+            Claim::Refuse(why) => return Err(why.into()),
         }
     }
-    Err(NotOwned::Unsettled)
 }
 
 /// Creates the origin; one that is there already counts, and the next walk follows it.

@@ -17,10 +17,7 @@ pub(crate) const INLINE_LEN_MAX: u32 = 16 << 10;
 ///
 /// `DecodeError` when the frame does not open. The cached bytes were checked by their CRC, so it was
 /// the agent that packed nonsense.
-pub(crate) fn digests(
-    key: &DigestKey,
-    block: &ChangeBlock,
-) -> Result<Vec<PieceDigest>, DecodeError> {
+pub fn digests(key: &DigestKey, block: &ChangeBlock) -> Result<Vec<PieceDigest>, DecodeError> {
     let raw = block.header().frame.open(&block.payload())?;
     // Of all records together: pieces are digested side by side.
     let mut all = Vec::new();

@@ -20,10 +20,12 @@ use tokio::time::timeout;
 
 use crate::clock::wall_time;
 use crate::conduct;
-use crate::machine_task::{Begun, MachineHandle, Request};
+use crate::machine_core::Begun;
+use crate::machine_task::{MachineHandle, Request};
 use crate::metrics;
 use crate::ownership::NotOwned;
-use crate::rate::Rate;
+use crate::ownership_core::NotServed;
+use crate::rate_core::Rate;
 use crate::shared::{Shared, checks_at_once};
 
 /// How long an agent may take to say hello, or to name the disk of a stream.
@@ -224,13 +226,14 @@ async fn admit(
 
 fn refusal(why: &NotOwned) -> (RefusalReason, String) {
     let reason = match why {
-        NotOwned::Elsewhere { .. } => RefusalReason::NotOwner,
-        NotOwned::Closed => RefusalReason::Closed,
-        NotOwned::Damaged => RefusalReason::Damaged,
+        NotOwned::NotServed(why) => match why {
+            NotServed::Elsewhere { .. } => RefusalReason::NotOwner,
+            NotServed::Closed => RefusalReason::Closed,
+            NotServed::Damaged => RefusalReason::Damaged,
+            NotServed::Unsettled => RefusalReason::Busy,
+        },
         NotOwned::TooMany { .. } => RefusalReason::Limit,
-        NotOwned::Vault(_) | NotOwned::Create(_) | NotOwned::TimedOut | NotOwned::Unsettled => {
-            RefusalReason::Busy
-        }
+        NotOwned::Vault(_) | NotOwned::Create(_) | NotOwned::TimedOut => RefusalReason::Busy,
     };
     (reason, why.to_string())
 }

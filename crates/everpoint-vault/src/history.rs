@@ -26,7 +26,7 @@ use crate::name::{ObjectName, ObjectPrefix};
 use crate::payload::Payload;
 use crate::vault::Vault;
 
-pub use object::read_object;
+pub use object::{decode_object, read_object};
 pub use seal::seal_journal;
 pub use walk::{WALK_AHEAD_MAX, Walked, read_objects, walk, walk_all};
 

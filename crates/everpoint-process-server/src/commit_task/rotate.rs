@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use everpoint_format::object::{ObjectChecksum, Seal};
-use everpoint_journal::commit::Commit;
+use everpoint_format::object::Seal;
 use everpoint_journal::sealing::SealOrder;
 use everpoint_units::{JournalId, Level};
 use everpoint_vault::Remedy;
@@ -12,6 +11,7 @@ use everpoint_vault::history::{HistoryError, seal_journal};
 
 use super::{CommitTask, put};
 use crate::blocking::outcome;
+use crate::boot_core::next_journal;
 use crate::clock::wall_time;
 use crate::shared::{BackOff, Ended};
 use crate::state::StateError;
@@ -34,18 +34,16 @@ pub(crate) enum RotateError {
 impl CommitTask {
     /// Begins a journal whose level is above `level`, unless the own one's is already.
     pub(super) async fn rotate_above(&mut self, level: Level) -> Result<JournalId, RotateError> {
-        if level < self.journal.level {
-            return Ok(self.journal);
+        let journal = self.core.journal();
+        if level < journal.level {
+            return Ok(journal);
         }
         self.settle().await?;
-        let successor = JournalId {
-            level: Level(level.0.max(self.journal.level.0) + 1),
-            random: rand::random(),
-        };
+        let successor = next_journal([level, journal.level], rand::random());
         self.shared.note_journal(successor)?;
         let order = SealOrder {
             vault: self.shared.header.vault,
-            journal: self.journal,
+            journal,
             successor,
             server: self.shared.server,
             assignment: 0,
@@ -64,21 +62,13 @@ impl CommitTask {
         };
         if seal.successor != successor || !self.is_all_of_own_journal(&seal).await? {
             self.core.handle_fenced();
-            let journal = self.journal;
             self.shared.end(Ended::Fenced { journal });
             return Err(RotateError::Fenced);
         }
         // The machines' path led to the old journal, and the seal states what we wrote and no more: it
         // leads to the new one now, and this server owns them still (R6).
-        tracing::info!(old = %self.journal, new = %successor, "the journal was rotated");
-        self.journal = successor;
-        self.core = Commit::new(self.limits);
-        self.previous = ObjectChecksum::default();
-        let waiting = !self.builder.is_empty();
-        if waiting {
-            let now = self.shared.clock.now();
-            self.core.handle_block(now, self.batch_len, true);
-        }
+        tracing::info!(old = %journal, new = %successor, "the journal was rotated");
+        self.core.begin_journal(successor, self.shared.clock.now());
         self.shared.progress.send_modify(|progress| {
             progress.journal = successor;
             progress.committed = everpoint_units::ObjectNo::ZERO;
@@ -92,12 +82,11 @@ impl CommitTask {
     /// cloned: what this one holds is then not the path. And it does not count where it went into a number
     /// that was emptied, which `end`, asked for behind it, shows. A new boot reads the path (R6).
     async fn is_all_of_own_journal(&self, seal: &Seal) -> Result<bool, RotateError> {
-        let committed = self.core.committed();
-        if seal.prefix_end != committed || seal.last_checksum != self.previous {
+        if !self.core.wrote_all_of(seal) {
             return Ok(false);
         }
-        let shared = Arc::clone(&self.shared);
-        match put::ask_for_end(shared, self.journal, committed).await {
+        let (shared, journal) = (Arc::clone(&self.shared), self.core.journal());
+        match put::ask_for_end(shared, journal, seal.prefix_end).await {
             put::Done::EndAbsent(_) => Ok(true),
             put::Done::Fenced => Ok(false),
             put::Done::GaveUp | put::Done::Stored(_) | put::Done::Failed(_) => {
@@ -113,7 +102,7 @@ impl CommitTask {
             if self.core.is_fenced() {
                 return Err(RotateError::Fenced);
             }
-            if self.in_flight.is_empty() {
+            if self.core.is_settled() {
                 return Ok(());
             }
             match self.puts.join_next().await {

@@ -15,7 +15,7 @@ use everpoint_journal::sealing::SealOrder;
 use everpoint_transport::control::{ControlBindError, ControlSocket};
 use everpoint_transport::pki::{CredentialPaths, Credentials, LoadError};
 use everpoint_transport::{BindError, ByteBudget, Identity, Listener, ServerTransportConfig};
-use everpoint_units::{ByteLen, JournalId, Level, ServerId, VaultId};
+use everpoint_units::{ByteLen, JournalId, ServerId, VaultId};
 use everpoint_vault::history::{self, HistoryError, list_journal, list_journals, seal_journal};
 use everpoint_vault::{ObjectName, OpenOptions, SettleError, Vault, VaultConfig, VaultUrl};
 use everpoint_wire::CONTROL_LEN_MAX;
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use super::{ProcessServer, accept, set_gauges};
 use crate::blocking::blocking;
+use crate::boot_core::{BootCore, BootStep};
 use crate::clock::wall_time;
 use crate::commit_task::CommitTask;
 use crate::config::{ProcessServerConfig, SettingError};
@@ -103,9 +104,12 @@ impl ProcessServer {
         }
         let mut state = ServerState::open(&config.state_dir, Some(id), id)?;
         let (vault, header) = open_vault(&config).await?;
-        let journal = begin_journal(&vault, &mut state).await?;
-        let (log, recovered) = open_log(&config, &header, &state, journal)?;
-        seal_earlier(&vault, header.vault, &mut state, journal).await?;
+        let begun = begin(&config, &vault, &header, &mut state).await?;
+        let Begun {
+            journal,
+            log,
+            recovered,
+        } = begun;
 
         let commit_memory = config.memory_bytes_max / 4;
         let budget = ByteBudget::new(config.memory_bytes_max - commit_memory);
@@ -200,21 +204,48 @@ async fn open_vault(config: &ProcessServerConfig) -> Result<(Vault, VaultHeader)
     Ok((vault, header))
 }
 
-/// A journal of this boot's own, above every level that is known (R1, R2). Written down before
-/// anything names it.
-async fn begin_journal(vault: &Vault, state: &mut ServerState) -> Result<JournalId, StartError> {
-    let known = list_journals(vault).await?;
-    let highest = known
-        .iter()
-        .chain(&state.journals)
-        .map(|journal| journal.level);
-    let level = highest.max().unwrap_or_default();
-    let journal = JournalId {
-        level: Level(level.0 + 1),
-        random: rand::random(),
-    };
-    state.add(journal)?;
-    Ok(journal)
+/// What a boot has when it can take up its tail.
+struct Begun {
+    journal: JournalId,
+    log: CacheLog,
+    recovered: Recovered,
+}
+
+/// Does the steps of a boot, in the core's order, until the tail can be taken up.
+async fn begin(
+    config: &ProcessServerConfig,
+    vault: &Vault,
+    header: &VaultHeader,
+    state: &mut ServerState,
+) -> Result<Begun, StartError> {
+    let mut boot = BootCore::new(&state.journals);
+    let mut opened = None;
+    loop {
+        match boot.step() {
+            BootStep::ListJournals => {
+                let journals = list_journals(vault).await?;
+                boot.handle_listed(&journals, rand::random());
+                continue;
+            }
+            BootStep::Note { journal } => state.add(journal)?,
+            BootStep::RecoverLog { journal } => {
+                opened = Some(open_log(config, header, state, journal)?);
+            }
+            BootStep::Seal { earlier, successor } => {
+                seal_earlier(vault, header.vault, state.server, (earlier, successor)).await?;
+            }
+            BootStep::Forget { all_but } => state.keep_only(all_but)?,
+            BootStep::TakeUp { journal } | BootStep::Serve { journal } => {
+                let (log, recovered) = opened.expect("the log is recovered before");
+                return Ok(Begun {
+                    journal,
+                    log,
+                    recovered,
+                });
+            }
+        }
+        boot.handle_done();
+    }
 }
 
 fn open_log(
@@ -243,34 +274,31 @@ fn open_log(
     Ok(opened)
 }
 
-/// Seals the journals of earlier boots, naming the new one (R5). Their last objects are read from
-/// the medium, not from a cache that a crash may have left ahead of it.
+/// Seals the journal of an earlier boot, naming the new one (R5). Its last object is read from the
+/// medium, not from a cache that a crash may have left ahead of it.
 async fn seal_earlier(
     vault: &Vault,
     id: VaultId,
-    state: &mut ServerState,
-    successor: JournalId,
+    server: ServerId,
+    (journal, successor): (JournalId, JournalId),
 ) -> Result<(), StartError> {
-    let earlier = state.journals.clone();
-    for journal in earlier.into_iter().filter(|journal| *journal != successor) {
-        let last = gapless_run(&list_journal(vault, journal).await?);
-        let name = name::journal_object(journal, last);
-        let name = ObjectName::new(&name).expect("the format's names are names");
-        vault.forget_cached(&name).await?;
-        let order = SealOrder {
-            vault: id,
-            journal,
-            successor,
-            server: state.server,
-            assignment: 0,
-            now: wall_time(),
-        };
-        let seal = seal_journal(vault, order).await?;
-        if seal.successor != successor {
-            tracing::warn!(%journal, successor = %seal.successor, "an earlier journal was taken over");
-        }
+    let last = gapless_run(&list_journal(vault, journal).await?);
+    let name = name::journal_object(journal, last);
+    let name = ObjectName::new(&name).expect("the format's names are names");
+    vault.forget_cached(&name).await?;
+    let order = SealOrder {
+        vault: id,
+        journal,
+        successor,
+        server,
+        assignment: 0,
+        now: wall_time(),
+    };
+    let seal = seal_journal(vault, order).await?;
+    if seal.successor != successor {
+        tracing::warn!(%journal, successor = %seal.successor, "an earlier journal was taken over");
     }
-    Ok(state.keep_only(successor)?)
+    Ok(())
 }
 
 /// Takes up the tail that earlier boots cached and did not commit: where it continues the path of a

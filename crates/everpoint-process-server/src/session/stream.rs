@@ -18,7 +18,8 @@ use tokio::time::timeout;
 
 use super::{OPENING_TIMEOUT, Session};
 use crate::blocking::{blocking, outcome};
-use crate::machine_task::{Arrival, Arrived, MachineHandle, OpenBlock, Request, SessionId, outbox};
+use crate::machine_core::SessionId;
+use crate::machine_task::{Arrival, Arrived, MachineHandle, OpenBlock, Request, outbox};
 use crate::reduce;
 use crate::shared::Shared;
 

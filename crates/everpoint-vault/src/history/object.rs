@@ -61,7 +61,7 @@ pub(super) async fn read_tail(
         Err(error) => return damaged_medium(error).map(Tail::Whole),
     };
     if tail.bytes.len() as u64 == tail.object_len.0 {
-        let found = decode_small(&tail.bytes);
+        let found = decode_object(&tail.bytes);
         return Ok(Tail::Whole(found.unwrap_or_else(ObjectFound::damaged)));
     }
     let footer_at = tail.bytes.len() - FOOTER_LEN;
@@ -71,8 +71,12 @@ pub(super) async fn read_tail(
     }
 }
 
-/// An object of which every byte is at hand.
-fn decode_small(bytes: &Bytes) -> Result<ObjectFound, DecodeError> {
+/// What an object is of which every byte is at hand; it is not held against its name.
+///
+/// # Errors
+///
+/// See [`DecodeError`].
+pub fn decode_object(bytes: &Bytes) -> Result<ObjectFound, DecodeError> {
     if ObjectHeader::decode(bytes)?.0 == ObjectType::Seal {
         return Seal::decode(bytes).map(ObjectFound::Seal);
     }
