@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
 use xtask::parts::{self, Choice};
 use xtask::workspace::Workspace;
-use xtask::{formats, fuzz, model, proto};
+use xtask::{formats, fuzz, model, proto, simulate};
 
 #[derive(Parser)]
 #[command(
@@ -33,6 +33,8 @@ enum Chore {
     Bench(NamesArgs),
     /// Run fuzz targets, with coverage guidance, on the pinned toolchain
     Fuzz(FuzzArgs),
+    /// Run the simulated world by seed: many seeds, or one as a story
+    Simulate(SimulateArgs),
     /// Explore the models of the ownership rules as far as their limits go, and keep the log in tests/model.log
     Model,
     /// Generate the Rust code of the protobuf messages in proto/, and the page of byte tables
@@ -87,6 +89,27 @@ struct FuzzArgs {
 }
 
 #[derive(Args)]
+struct SimulateArgs {
+    /// How many seeds to run
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000,
+        conflicts_with = "seed"
+    )]
+    seeds: u64,
+    /// The first of them
+    #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "seed")]
+    from: u64,
+    /// Run this seed alone and tell what happens
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Tell it, which a single seed does anyway
+    #[arg(long, requires = "seed")]
+    trace: bool,
+}
+
+#[derive(Args)]
 struct ImageArgs {
     /// The raw image to write
     out: PathBuf,
@@ -102,6 +125,21 @@ struct ImageArgs {
     /// The tree that files are taken from
     #[arg(long, default_value = "/usr")]
     root: PathBuf,
+}
+
+impl SimulateArgs {
+    /// As the program wants them.
+    fn given(&self) -> Vec<String> {
+        match self.seed {
+            Some(seed) => vec!["--seed".to_owned(), seed.to_string()],
+            None => vec![
+                "--seeds".to_owned(),
+                self.seeds.to_string(),
+                "--from".to_owned(),
+                self.from.to_string(),
+            ],
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -140,6 +178,7 @@ fn call(chore: Chore) -> Result<ExitCode> {
                 println!("{note}");
             }
         },
+        Chore::Simulate(args) => simulate::simulate(&workspace, &args.given())?,
         Chore::Model => println!("kept in {}", model::run(&workspace)?.display()),
         Chore::Proto { check: true } => {
             println!("{}", proto::check(&workspace)?);

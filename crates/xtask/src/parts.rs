@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::report::Report;
 use crate::run::{cargo, command, run, run_within};
 use crate::workspace::{SYSTEM_TESTS, TIDY, Workspace, chosen};
-use crate::{formats, fuzz, proto, tools};
+use crate::{formats, fuzz, proto, simulate, tools};
 
 mod quickstart;
 
@@ -50,7 +50,7 @@ struct Part {
     run: fn(&Workspace, &Choice) -> Result<String>,
 }
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     Part {
         name: "tools",
         about: "install what the other parts need, or name it",
@@ -102,6 +102,13 @@ const PARTS: [Part; 11] = [
         by_default: true,
         after: &[],
         run: unit_tests,
+    },
+    Part {
+        name: "simulation",
+        about: "the simulated world: some thousand seeds, in which everything breaks",
+        by_default: true,
+        after: &[],
+        run: |workspace, _| simulate::part(workspace),
     },
     Part {
         name: "bench",
@@ -471,6 +478,7 @@ mod tests {
             "clippy",
             "build",
             "unit",
+            "simulation",
             "bench",
             "fuzz",
             "e2e",

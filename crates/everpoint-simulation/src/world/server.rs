@@ -1,0 +1,320 @@
+//! A process server's shell as the world makes it: boots, sessions, the log, the commit.
+
+mod boot;
+mod commit;
+mod log;
+mod session;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everpoint_cache_log::storage::memory::{Faults, MemoryStorage};
+use everpoint_cache_log::{
+    Append, AppendError, CacheLogConfig, LogOwner, LogReader, Recovered, SteppedLog, Written,
+};
+use everpoint_format::change::ChangeBlock;
+use everpoint_format::digest::PieceDigest;
+use everpoint_journal::commit::CommitLimits;
+use everpoint_process_server::backlog_core::{BacklogCore, Cached, Next};
+use everpoint_process_server::boot_core::{BootCore, BootStep};
+use everpoint_process_server::commit_core::{CommitCore, Effect, Writer};
+use everpoint_process_server::machine_core::{BlockAnswer, MachineCore, SessionId};
+use everpoint_process_server::ownership_core::NotServed;
+use everpoint_process_server::reduce;
+use everpoint_transport::CloseReason;
+use everpoint_units::{ByteLen, DiskId, JournalId, Moment};
+use everpoint_wire::{Compare, Hello, HelloAnswer, PROTOCOL, RefusalReason, ToAgent};
+
+use super::jobs::Job;
+use super::link::{Link, LinkId, Message, Side};
+use super::random::Random;
+use super::store::Reply;
+use super::{DIGEST_KEY, Event, Loss, VAULT, World, server_id};
+
+/// Length of a file of the log. Unit: bytes.
+const FILE_LEN: u64 = 128 << 10;
+/// Blocks that lie in memory, beyond which they are read again. Unit: bytes.
+const BACKLOG_MEMORY_MAX: usize = 24 << 10;
+
+/// A server: what outlives its process, and the process.
+pub(crate) struct Server {
+    index: usize,
+    random: Random,
+    disk: MemoryStorage,
+    /// Its own memory of the journals that it opened.
+    pub(crate) journals: Vec<JournalId>,
+    pub(crate) life_no: u32,
+    pub(crate) life: Option<Life>,
+    frozen_until: Moment,
+    no_space: bool,
+}
+
+/// A running server.
+pub(crate) struct Life {
+    boot: BootCore,
+    pub(crate) journal: Option<JournalId>,
+    pub(crate) log: Option<SteppedLog>,
+    recovered: Option<Recovered>,
+    /// The tail that is taken up, and the block that waits for its machine.
+    tail: Option<LogReader>,
+    tail_block: Option<ChangeBlock>,
+    pub(crate) serves: bool,
+    pub(crate) machine: Owned,
+    link: Option<(LinkId, SessionId)>,
+    /// Hellos that wait until the machine is loaded.
+    greetings: Vec<(LinkId, Hello)>,
+    /// What came and was not looked at, in its order.
+    inbox: VecDeque<(LinkId, SessionId, DiskId, Arrived)>,
+    appends: VecDeque<(Append, ChangeBlock, Vec<PieceDigest>)>,
+    log_awake: bool,
+    pub(crate) commit: Option<CommitCore>,
+    backlog: BacklogCore,
+    reader: Option<LogReader>,
+    /// What the commit took, while its machine is loaded.
+    taken: Option<Cached>,
+    commit_at: Option<Moment>,
+    pub(crate) jobs: BTreeMap<u64, Job>,
+    pub(crate) next_job: u64,
+    /// A new journal is to be begun; nothing is frozen until then.
+    pub(crate) rotating: bool,
+    /// What is to be taken over in it.
+    pub(crate) rotate_for: Option<JournalId>,
+}
+
+/// What came on a disk's stream.
+enum Arrived {
+    Block(Bytes),
+    Compare(Compare),
+}
+
+/// What is known of the machine.
+pub(crate) enum Owned {
+    Unknown,
+    Loading,
+    Serves(Box<MachineCore>),
+    Refused(NotServed),
+}
+
+/// What happens in a server.
+pub(crate) enum ServerEvent {
+    /// Its supervisor starts it, if it does not run.
+    Start,
+    /// The next step of its boot.
+    Boot,
+    Heard(LinkId, Message),
+    /// The log takes its steps.
+    Log,
+    /// The log notes that its last batch was synced.
+    LogMark,
+    Commit,
+    Answered(u64, Reply),
+    /// A job asks again.
+    Again(u64),
+    SpaceIsBack,
+}
+
+impl Server {
+    pub(crate) fn new(index: usize, seed: u64) -> Self {
+        let random = Random::new(seed).split(100 + index as u64);
+        Self {
+            index,
+            disk: MemoryStorage::new(random.split(1).next()),
+            random,
+            journals: Vec::new(),
+            life_no: 0,
+            life: None,
+            frozen_until: Moment(0),
+            no_space: false,
+        }
+    }
+
+    /// Until when it stands still, if it does.
+    pub(crate) fn frozen_until(&self, now: Moment) -> Option<Moment> {
+        (now < self.frozen_until).then_some(self.frozen_until)
+    }
+
+    pub(crate) fn freeze(&mut self, until: Moment) -> bool {
+        self.frozen_until = self.frozen_until.max(until);
+        self.life.is_some()
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        self.frozen_until = Moment(0);
+    }
+
+    pub(crate) fn fail_next_sync(&mut self) -> bool {
+        let runs = self.life.as_ref().is_some_and(|life| life.serves);
+        if runs {
+            self.disk.set_faults(Faults {
+                sync_fails_at: Some(self.disk.operations() + 1),
+                ..self.faults()
+            });
+        }
+        runs
+    }
+
+    pub(crate) fn take_space(&mut self) -> bool {
+        self.no_space = true;
+        self.disk.set_faults(self.faults());
+        self.life.is_some()
+    }
+
+    fn faults(&self) -> Faults {
+        Faults {
+            no_space_for_writes: self.no_space,
+            ..Faults::default()
+        }
+    }
+}
+
+impl World<'_> {
+    /// Starts a server, if it does not run.
+    pub(crate) fn start_server(&mut self, server: usize) {
+        if self.servers[server].life.is_some() {
+            return;
+        }
+        let boot = BootCore::new(&self.servers[server].journals);
+        let life = Life {
+            boot,
+            journal: None,
+            log: None,
+            recovered: None,
+            tail: None,
+            tail_block: None,
+            serves: false,
+            machine: Owned::Unknown,
+            link: None,
+            greetings: Vec::new(),
+            inbox: VecDeque::new(),
+            appends: VecDeque::new(),
+            log_awake: false,
+            commit: None,
+            backlog: BacklogCore::new(BACKLOG_MEMORY_MAX),
+            reader: None,
+            taken: None,
+            commit_at: None,
+            jobs: BTreeMap::new(),
+            next_job: 0,
+            rotating: false,
+            rotate_for: None,
+        };
+        self.servers[server].life = Some(life);
+        self.tell(|| format!("server {server} boots"));
+        self.server_after(server, Duration::from_millis(1), ServerEvent::Boot);
+    }
+
+    /// A server's process ends, and what else the loss takes.
+    pub(crate) fn crash_server(&mut self, server: usize, down: Duration, loss: Loss) -> bool {
+        let ran = self.servers[server].life.take().is_some();
+        self.servers[server].life_no += 1;
+        let node = &mut self.servers[server];
+        match loss {
+            Loss::Nothing => node.disk.kill(),
+            Loss::Unsynced => node.disk.cut_power(),
+            Loss::Disk => {
+                node.disk = MemoryStorage::new(node.random.next());
+                node.journals.clear();
+                self.oracle.forget_cached(|of| of == server);
+            }
+        }
+        let node = &mut self.servers[server];
+        node.disk.set_faults(node.faults());
+        for link in 0..self.links.len() {
+            if self.links[link].server == server && self.links[link].open_at_server {
+                self.lose_link(link);
+                self.links[link].close(Side::Server);
+            }
+        }
+        self.server_after(server, down, ServerEvent::Start);
+        ran || loss == Loss::Disk
+    }
+
+    /// The server ends itself, and a supervisor starts it again.
+    pub(crate) fn server_ends(&mut self, server: usize, why: &str) {
+        self.tell(|| format!("server {server} ends: {why}"));
+        self.crash_server(server, Duration::from_secs(1), Loss::Nothing);
+    }
+
+    pub(crate) fn server_after(&mut self, server: usize, delay: Duration, event: ServerEvent) {
+        let life = self.servers[server].life_no;
+        self.schedule
+            .after(delay, Event::Server(server, life, event));
+    }
+
+    pub(crate) fn server_life(&mut self, server: usize) -> &mut Life {
+        self.servers[server]
+            .life
+            .as_mut()
+            .expect("a running server")
+    }
+
+    /// Something happens in a server.
+    pub(crate) fn server_event(&mut self, server: usize, event: ServerEvent) {
+        if let ServerEvent::SpaceIsBack = event {
+            return self.give_space_back(server);
+        }
+        if self.servers[server].life.is_none() {
+            return self.start_server(server);
+        }
+        match event {
+            ServerEvent::Start => (),
+            ServerEvent::Boot => self.boot(server),
+            ServerEvent::Heard(link, message) => self.server_hears(server, link, message),
+            ServerEvent::Log => self.log_step(server),
+            ServerEvent::LogMark => {
+                let log = self.server_life(server).log.as_ref();
+                if log.is_some_and(|log| log.mark() == Written::Poisoned) {
+                    self.server_ends(server, "the log failed");
+                }
+            }
+            ServerEvent::Commit => {
+                self.server_life(server).commit_at = None;
+                self.commit(server);
+            }
+            ServerEvent::Answered(job, reply) => self.answered(server, job, reply),
+            ServerEvent::Again(job) => self.job_goes_on(server, job),
+            ServerEvent::SpaceIsBack => (),
+        }
+    }
+
+    pub(crate) fn give_space_back(&mut self, server: usize) {
+        let node = &mut self.servers[server];
+        node.no_space = false;
+        node.disk.set_faults(node.faults());
+        if let Some(log) = node.life.as_ref().and_then(|life| life.log.as_ref()) {
+            log.retry_space();
+            self.wake_log(server);
+        }
+    }
+}
+
+impl Life {
+    /// Where its boot stands.
+    pub(crate) const fn boot_step(&self) -> BootStep {
+        self.boot.step()
+    }
+
+    /// Reads a block again that memory did not hold.
+    fn read_again(&mut self, from: everpoint_cache_log::LogPosition) -> Option<Cached> {
+        let log = self.log.as_ref()?;
+        let mut reader = self.reader.take().unwrap_or_else(|| log.reader(from));
+        let record = reader.next_record().ok().flatten()?;
+        let len = record.payload.len();
+        if !self.backlog.read_again(record.position, len) {
+            self.reader = Some(reader);
+        }
+        Some(Cached {
+            position: record.position,
+            block: ChangeBlock::decode(record.payload).expect("what was logged decodes"),
+            digests: None,
+        })
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "server {}", self.index)
+    }
+}
