@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::AgentConfig;
-use crate::disk::DiskStateWord;
+use crate::disk_core::report::DiskStateWord;
 use crate::disk_table::DiskTable;
 use crate::disk_task::Session;
 use crate::error::CreatePointError;

@@ -26,6 +26,7 @@ use everpoint_wire::{DiskState, RefuseReason, ToAgent};
 
 mod compare_book;
 pub mod effect;
+pub mod report;
 
 #[cfg(test)]
 mod tests;
@@ -63,6 +64,9 @@ pub struct DiskCore {
     /// The last frame was a block: a question is next, if there is one.
     sent_block: bool,
     drain: Drain,
+    /// Why the newest generation began, and how many did.
+    begun_because: Option<ResyncReason>,
+    begun_count: u64,
     effects: VecDeque<Effect>,
 }
 
@@ -124,6 +128,8 @@ impl DiskCore {
             resync: None,
             sent_block: true,
             drain: Drain::NotAsked,
+            begun_because: None,
+            begun_count: 0,
             effects: VecDeque::new(),
         }
     }
@@ -396,6 +402,8 @@ impl DiskCore {
             return;
         }
         self.source.handle_begun(fresh);
+        self.begun_because = Some(wanted.reason);
+        self.begun_count += 1;
         self.stop_resync();
         self.resync = Some(fresh);
         self.effects.push_back(Effect::Begun {

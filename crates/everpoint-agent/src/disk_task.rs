@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::disk::{Disk, DiskReport};
+use crate::disk::Disk;
 use crate::disk_core::DiskCore;
 use crate::disk_core::effect::{Answer, Effect, LinkFault, Outgoing, Question};
 use crate::disk_stream::{self, DiskStream, OpenError, Sending};
@@ -68,7 +68,6 @@ pub(crate) struct DiskTask {
     answers: Option<mpsc::Sender<Answer>>,
     resync_rate_max: Option<u64>,
     drained: Option<oneshot::Sender<Option<DiskPosition>>>,
-    report: DiskReport,
     meters: BlockMeters,
 }
 
@@ -115,7 +114,6 @@ impl DiskTask {
             answers: None,
             resync_rate_max: parts.resync_rate_max,
             drained: None,
-            report: DiskReport::default(),
         }
     }
 
@@ -238,6 +236,9 @@ impl DiskTask {
 
     /// Does what the core decides, until it decides nothing more.
     fn drive(&mut self) {
+        // What was frozen is in the report before it leaves the queue, so that no moment shows it in
+        // neither, and with it a lag that is better than the truth.
+        self.publish();
         while let Some(effect) = self.poll() {
             self.act(effect);
         }
@@ -299,8 +300,6 @@ impl DiskTask {
     }
 
     fn begin_resync(&mut self, wanted: WantedGeneration, generation: GenerationId) {
-        self.report.reason = Some(wanted.reason);
-        self.report.resync_count += 1;
         self.meters.resync(wanted.reason);
         let size = self.disk.source().facts().size;
         let progress = &self.disk.progress;
@@ -322,6 +321,7 @@ impl DiskTask {
             }),
             ask,
             answered,
+            room: None,
         };
         self.resync.spawn(resync.run());
     }
@@ -350,19 +350,8 @@ impl DiskTask {
         };
     }
 
-    fn publish(&mut self) {
-        let source = self.core.source();
-        self.report = DiskReport {
-            linked: self.core.is_linked(),
-            unordered: source.wants_generation(),
-            level: source.is_level(),
-            marks: source.marks(),
-            uncommitted_since: source.uncommitted_since(),
-            uncommitted_bytes: source.uncommitted_bytes(),
-            unsent_bytes: source.unsent_bytes(),
-            ..self.report
-        };
-        self.disk.report.send_replace(self.report);
+    fn publish(&self) {
+        self.disk.report.send_replace(self.core.report());
     }
 }
 

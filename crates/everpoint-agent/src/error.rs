@@ -10,7 +10,7 @@ use everpoint_transport::{Identity, ServerNameError};
 use everpoint_units::{DiskId, MachineId};
 
 use crate::config::SettingError;
-use crate::disk::DiskStateWord;
+use crate::disk_core::report::DiskStateWord;
 use crate::disk_source::SourceOpenError;
 use crate::state::StateError;
 

@@ -58,7 +58,7 @@ pub use agent::{Agent, Point, Stopped};
 pub use config::{
     AgentConfig, DiskConfig, IdText, NbdConfig, ServerConfig, SettingError, TlsConfig,
 };
-pub use disk::DiskStateWord;
+pub use disk_core::report::DiskStateWord;
 pub use disk_source::{SourceError, SourceOpenError};
 pub use error::{AddDiskError, CreatePointError, DetachError, StartError};
 pub use state::StateError;

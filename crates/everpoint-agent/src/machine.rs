@@ -5,9 +5,9 @@
 //! `.await`.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use everpoint_capture::{DiskSlot, GuestChange, Pushed, WriteOrder};
+use everpoint_capture::{DiskSlot, GuestChange, Pushed, ResyncRoom, WriteOrder};
 use everpoint_units::{Level, MachineId, Seq};
 use tokio::sync::{Notify, watch};
 
@@ -71,11 +71,15 @@ impl Machine {
     }
 
     /// Waits until a resync may add `len` bytes to the queue. Cancel-safe.
-    pub(crate) async fn resync_room(&self, len: u64) {
+    pub(crate) async fn resync_room(self: &Arc<Self>, len: u64) -> RoomTaken {
         loop {
             let rung = self.room.notified();
-            if self.order().has_resync_room(len) {
-                return;
+            let room = self.order().take_resync_room(len);
+            if room.is_some() {
+                return RoomTaken {
+                    machine: Arc::clone(self),
+                    room,
+                };
             }
             rung.await;
         }
@@ -89,6 +93,21 @@ impl Machine {
 
     pub(crate) fn clock_offset(&self) -> i64 {
         self.clock_offset_us.load(Relaxed)
+    }
+}
+
+/// Room in the queue for what a resync reads; given back when it is dropped.
+pub(crate) struct RoomTaken {
+    machine: Arc<Machine>,
+    room: Option<ResyncRoom>,
+}
+
+impl Drop for RoomTaken {
+    fn drop(&mut self) {
+        if let Some(room) = self.room.take() {
+            self.machine.order().give_back_resync_room(room);
+            self.machine.room.notify_waiters();
+        }
     }
 }
 

@@ -9,8 +9,9 @@ use metrics::gauge;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::agent::Inner;
-use crate::disk::{Disk, DiskStateWord};
-use crate::status::{certificate_days, lag};
+use crate::disk::Disk;
+use crate::disk_core::report::DiskStateWord;
+use crate::status::certificate_days;
 
 const EACH: Duration = Duration::from_secs(1);
 
@@ -62,7 +63,7 @@ fn one_disk(disk: &Disk) {
     set("everpoint_agent_disk_queue_bytes", number(queue));
     set(
         "everpoint_agent_uncommitted_seconds",
-        lag(disk).as_secs_f64(),
+        disk.lag().as_secs_f64(),
     );
     set(
         "everpoint_agent_uncommitted_bytes",

@@ -16,6 +16,7 @@ use crate::blocking::blocking;
 use crate::disk::Disk;
 use crate::disk_core::effect::{Answer, Question};
 use crate::disk_source::SourceError;
+use crate::machine::RoomTaken;
 use crate::resync_core::{Need, ResyncCore, digests};
 use crate::splitter::chain;
 
@@ -27,6 +28,8 @@ pub(crate) struct Resync {
     /// Questions to the server, by way of the disk's task.
     pub(crate) ask: mpsc::Sender<Question>,
     pub(crate) answered: mpsc::Receiver<Answer>,
+    /// For what is read next.
+    pub(crate) room: Option<RoomTaken>,
 }
 
 /// Why a resync ended early.
@@ -60,7 +63,7 @@ impl Resync {
             match need {
                 Need::Until(moment) => sleep_until(clock.instant(moment)).await,
                 Need::Room { len } => {
-                    disk.machine.resync_room(len).await;
+                    self.room = Some(disk.machine.resync_room(len).await);
                     self.core.handle_room();
                 }
                 Need::Allocation(window) => match disk.source().allocation(window).await {
@@ -98,6 +101,7 @@ impl Resync {
         let disk = Arc::clone(&self.disk);
         let _turn = disk.splitter.gate.acquire(extent, LockMode::Shared).await;
         let runs = disk.source().allocation(extent).await;
+        self.room = None;
         match self.core.handle_hole(runs.as_deref().ok()) {
             Some(change) => self.push(change, None),
             None => Ok(()),
@@ -109,7 +113,9 @@ impl Resync {
         let _turn = disk.splitter.gate.acquire(extent, LockMode::Shared).await;
         match disk.source().read(extent).await {
             Ok(bytes) => {
-                for (change, piece) in self.core.handle_copied(&bytes) {
+                let changes = self.core.handle_copied(&bytes);
+                self.room = None;
+                for (change, piece) in changes {
                     self.push(change, piece)?;
                 }
             }
@@ -134,6 +140,7 @@ impl Resync {
             tracing::error!(%disk, error, "the resync cannot read the disk, and goes on trying");
         }
         self.core.handle_failed(self.disk.machine.clock.now());
+        self.room = None;
         self.publish();
     }
 

@@ -48,13 +48,6 @@ pub(crate) fn certificate_days(expires_at: WallTime) -> i64 {
     }
 }
 
-/// How old the oldest uncommitted change of a disk is.
-pub(crate) fn lag(disk: &Disk) -> Duration {
-    let now = disk.machine.clock.now();
-    let since = disk.uncommitted_since();
-    since.map_or(Duration::ZERO, |since| now.since(since))
-}
-
 fn disk_status(agent: &Inner, disk: &Disk) -> AgentDisk {
     let report = *disk.report.borrow();
     let figures = disk.machine.order().figures(disk.slot);
@@ -78,7 +71,7 @@ fn disk_status(agent: &Inner, disk: &Disk) -> AgentDisk {
         cached_block: report.marks.map_or(0, |marks| marks.cached.0),
         committed_block: report.marks.map_or(0, |marks| marks.committed.0),
         queue_bytes: queue,
-        rpo_lag_ms: u64::try_from(lag(disk).as_millis()).unwrap_or(u64::MAX),
+        rpo_lag_ms: u64::try_from(disk.lag().as_millis()).unwrap_or(u64::MAX),
         export_uri: export_uri(agent, &disk.config.name),
         unsent_bytes: report.unsent_bytes,
     }

@@ -23,5 +23,5 @@ pub use range_lock::{LockMode, LockTicket, RangeLock};
 pub use reservation::{RESERVE_STEP, Reservation};
 pub use write_order::{
     BookmarkError, DiskSlot, GuestChange, LossReason, NoSeqs, NotCurrent, OrderLimits, Pushed,
-    QueueFigures, QueueState, Stamp, WriteOrder,
+    QueueFigures, QueueState, ResyncRoom, Stamp, WriteOrder,
 };

@@ -33,7 +33,7 @@ use crate::reservation::Reservation;
 pub struct WriteOrder {
     limits: OrderLimits,
     seqs: Reservation,
-    /// Charge of everything queued, being packed or frozen. Unit: bytes.
+    /// Charge of everything queued, being packed or frozen, and of the room that resyncs took. Unit: bytes.
     used: u64,
     disks: Vec<Option<DiskQueue>>,
     dropped: Dropped,
@@ -55,6 +55,13 @@ pub struct OrderLimits {
 /// One disk of the machine, from [`WriteOrder::attach`] on. Never reused.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct DiskSlot(usize);
+
+/// Room in the queue that a resync took. To be given back.
+#[derive(Debug)]
+#[must_use = "room that is not given back is lost"]
+pub struct ResyncRoom {
+    charge: u64,
+}
 
 /// When something was captured.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -410,9 +417,21 @@ impl WriteOrder {
         self.limits.statement_interval = Duration::MAX;
     }
 
-    /// Whether a resync may add `len` bytes: most of the budget is left to guests.
-    pub fn has_resync_room(&self, len: u64) -> bool {
-        self.used == 0 || self.used + len + RECORD_CHARGE <= self.limits.queue_bytes_max / 4
+    /// Takes room for `len` bytes that a resync is about to read: most of the budget is left to guests.
+    /// Resyncs of many disks read at the same time, so that a look alone would let each of them add as much.
+    /// `None` while there is none.
+    pub fn take_resync_room(&mut self, len: u64) -> Option<ResyncRoom> {
+        let charge = len + RECORD_CHARGE;
+        let fits = self.used == 0 || self.used + charge <= self.limits.queue_bytes_max / 4;
+        fits.then(|| {
+            self.used += charge;
+            ResyncRoom { charge }
+        })
+    }
+
+    /// The room is not needed any more: just before what was read is pushed, or because it will not be.
+    pub fn give_back_resync_room(&mut self, room: ResyncRoom) {
+        self.used -= room.charge;
     }
 
     /// Whether enough was drained for a new generation to be worth beginning.

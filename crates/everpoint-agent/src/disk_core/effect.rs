@@ -54,7 +54,9 @@ pub enum Effect {
 /// What a server says of its whole machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Marks {
-    /// Everything at or below it is committed, of all disks.
+    /// Everything at or below it is committed, of all disks whose beginning the server has. A disk that
+    /// was attached a moment ago may not be among them; a bookmark is made when all disks are level, so it
+    /// is never listed before they are.
     pub committed_cut: Seq,
     pub epoch: Level,
 }

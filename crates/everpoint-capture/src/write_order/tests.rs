@@ -341,10 +341,12 @@ fn one_disk_that_loses_order_leaves_the_others_theirs() {
 #[test]
 fn a_resync_leaves_most_of_the_queue_to_guests_but_always_finds_room_in_an_empty_one() {
     let (mut order, slot) = begun();
-    assert!(order.has_resync_room(u64::MAX / 2), "nothing else is there");
+    let all = order.take_resync_room(1 << 40);
+    order.give_back_resync_room(all.expect("nothing else is there"));
     let quarter = order.limits().queue_bytes_max / 4;
     let mut pushed = 0;
-    while order.has_resync_room(MIB) {
+    while let Some(room) = order.take_resync_room(MIB) {
+        order.give_back_resync_room(room);
         let GuestChange::Data { extent, payload } = data(0, MIB) else {
             unreachable!("data is data");
         };
@@ -357,6 +359,19 @@ fn a_resync_leaves_most_of_the_queue_to_guests_but_always_finds_room_in_an_empty
     assert_eq!(pushed, 63);
     assert!(order.used() <= quarter);
     assert!(order.has_generation_room());
+}
+
+#[test]
+fn resyncs_that_read_at_the_same_time_do_not_find_the_same_room() {
+    let (mut order, _) = begun();
+    let before = order.used();
+    let rooms: Vec<_> = std::iter::from_fn(|| order.take_resync_room(MIB)).collect();
+    assert_eq!(rooms.len(), 63);
+    assert!(order.used() <= order.limits().queue_bytes_max / 4);
+    for room in rooms {
+        order.give_back_resync_room(room);
+    }
+    assert_eq!(order.used(), before);
 }
 
 #[test]
