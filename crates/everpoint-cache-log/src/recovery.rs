@@ -33,7 +33,7 @@ use crate::{FileName, LogPosition, OpenError};
 use scan::FileFacts;
 use verdict::{Tail, Verdict};
 
-/// Bytes read at a time. Unit: bytes.
+/// Bytes read at a time, of files that are as long. Unit: bytes.
 const SCAN_WINDOW_LEN: usize = 4 << 20;
 
 /// What one earlier boot left behind. Where damage was accepted, `first` and `last` only bound the
@@ -164,7 +164,9 @@ impl Recovery {
         wanted: &Wanted,
         entries: &[Entry],
     ) -> Result<Vec<Boot>, OpenError> {
-        let mut window = Window::new(SCAN_WINDOW_LEN, BadBlocks::Zero);
+        let longest = entries.iter().map(|entry| entry.len.0).max();
+        let longest = usize::try_from(longest.unwrap_or(0)).unwrap_or(usize::MAX);
+        let mut window = Window::new(SCAN_WINDOW_LEN.min(longest), BadBlocks::Zero);
         let mut boots: Vec<Boot> = Vec::new();
         for entry in entries {
             let FileName::Log(no) = entry.name else {

@@ -113,13 +113,14 @@ impl Engine {
             .storage
             .create(name, ByteLen(len))
             .map_err(|error| failed(name, Operation::Create, &error))?;
-        let zeroes = AlignedBuffer::zeroed(ZERO_LEN);
+        let piece_of = |left| usize::try_from(left).map_or(ZERO_LEN, |left| left.min(ZERO_LEN));
+        let zeroes = AlignedBuffer::zeroed(piece_of(len));
         let mut at = 0;
         while at < len {
             if self.stage() != Stage::Open {
                 return Ok(false);
             }
-            let piece = usize::try_from(len - at).map_or(ZERO_LEN, |left| left.min(ZERO_LEN));
+            let piece = piece_of(len - at);
             file.write(&zeroes[..piece], ByteOffset(at))
                 .map_err(|error| failed(name, Operation::Write, &error))?;
             at += piece as u64;

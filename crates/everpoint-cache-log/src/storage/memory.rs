@@ -40,6 +40,8 @@ pub struct Faults {
     pub capacity: Option<u64>,
     /// Writes fail for want of space, also inside files, as on a copy-on-write file system.
     pub no_space_for_writes: bool,
+    /// Syncs say that they succeeded and make nothing durable, neither contents nor names.
+    pub syncs_lie: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -160,6 +162,25 @@ impl MemoryStorage {
         });
     }
 
+    /// Flips a bit somewhere in a file's used part, drawn as accidents are; false if nothing was ever
+    /// written.
+    pub fn rot(&self) -> bool {
+        let mut disk = self.lock();
+        let used = disk.used_sectors();
+        if used.is_empty() {
+            return false;
+        }
+        let (file, sector) = used[index(disk.draw(used.len() as u64))];
+        let at = sector * SECTOR + index(disk.draw(SECTOR as u64));
+        let bit = 1 << disk.draw(8);
+        let file = &mut disk.files[file];
+        file.cached[at] ^= bit;
+        if let Some(byte) = file.medium.get_mut(at) {
+            *byte ^= bit;
+        }
+        true
+    }
+
     /// Makes the 512 bytes around `at` unreadable until they are written again.
     ///
     /// # Panics
@@ -250,6 +271,9 @@ impl Storage for MemoryStorage {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.lock().step(|disk| {
+            if disk.faults.syncs_lie {
+                return Ok(());
+            }
             disk.unsynced_names.clear();
             if disk.sync_fails() {
                 return Err(input_output_error());
@@ -309,6 +333,9 @@ impl LogFile for MemoryFile {
 
     fn sync(&self) -> io::Result<()> {
         self.lock().step(|disk| {
+            if disk.faults.syncs_lie {
+                return Ok(());
+            }
             let fails = disk.sync_fails();
             let file = &mut disk.files[self.index];
             let unsynced = std::mem::take(&mut file.unsynced);
@@ -367,6 +394,16 @@ impl Disk {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sectors that hold anything, by file.
+    fn used_sectors(&self) -> Vec<(usize, usize)> {
+        let sectors = self.names.values().flat_map(|&file| {
+            let sectors = self.files[file].cached.chunks(SECTOR).enumerate();
+            let used = sectors.filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0));
+            used.map(move |(sector, _)| (file, sector))
+        });
+        sectors.collect()
     }
 
     fn with_file(&mut self, name: FileName, change: impl FnOnce(&mut FileState)) {

@@ -110,3 +110,49 @@ fn a_full_disk_takes_no_more_until_there_is_room() {
     let kind = refused.map(|_| ()).expect_err("full").kind();
     assert_eq!(kind, io::ErrorKind::StorageFull);
 }
+
+#[test]
+fn a_sync_that_lies_makes_nothing_durable_and_says_nothing() {
+    let lies = |storage: &MemoryStorage, syncs_lie| {
+        storage.set_faults(Faults {
+            syncs_lie,
+            ..Faults::default()
+        });
+    };
+    let survives = |seed| {
+        let storage = MemoryStorage::new(seed);
+        lies(&storage, true);
+        let file = written(&storage, 1);
+        assert!(file.sync().is_ok() && storage.sync_directory().is_ok());
+        storage.cut_power();
+        first_block(&storage).is_some()
+    };
+    assert!(!(0..20).all(survives), "it was not durable");
+    let storage = MemoryStorage::new(1);
+    lies(&storage, true);
+    let file = written(&storage, 1);
+    file.sync().expect("it lies");
+    lies(&storage, false);
+    file.sync().expect("syncs");
+    storage.sync_directory().expect("syncs");
+    storage.cut_power();
+    let block = first_block(&storage).expect("a true sync covers what came before it");
+    assert!(block.iter().all(|byte| *byte == 1));
+}
+
+#[test]
+fn rot_turns_one_bit_of_what_was_written_for_good() {
+    assert!(!MemoryStorage::new(1).rot(), "nothing was written");
+    for seed in 0..20 {
+        let storage = MemoryStorage::new(seed);
+        let file = written(&storage, 1);
+        file.sync().expect("syncs");
+        storage.sync_directory().expect("syncs");
+        assert!(storage.rot());
+        storage.cut_power();
+        let mut into = AlignedBuffer::zeroed(8_192);
+        file.read(&mut into, ByteOffset(0)).expect("reads");
+        let turned: u32 = into.iter().map(|byte| (byte ^ 1).count_ones()).sum();
+        assert_eq!(turned, 1);
+    }
+}
