@@ -152,9 +152,9 @@ impl MachineHistory {
         };
         if begins && base == Some(None) {
             // A full copy that builds on nothing: the way out of damage. Older points stay.
-            disk.broken = None;
-            disk.level = false;
-            return self.disks.remove(&section.disk);
+            let mut disk = self.disks.remove(&section.disk)?;
+            disk.begin_again(section);
+            return Some(disk);
         }
         if disk.broken.is_some() {
             return None;
@@ -437,6 +437,24 @@ impl DiskHistory {
             .range(..=seq)
             .next_back()
             .map_or(0, |(_, &sectors)| sectors)
+    }
+
+    /// A copy begins that builds on nothing. Usually all of it is newer than what was there. But where
+    /// an object was damaged, a server may have had those blocks in its log still, and have committed
+    /// them for the second time: then the copy counts from its first `Seq` on, and what lay at or above
+    /// that is the copy's to say.
+    fn begin_again(&mut self, section: &Section) {
+        let records = section.blocks.iter().flat_map(|block| &block.records);
+        if let Some(first) = records.map(|record| record.seq).next() {
+            let before = Seq(first.0.saturating_sub(1));
+            self.spans.retain(|span| span.from < first);
+            for span in &mut self.spans {
+                span.through = span.through.min(before);
+            }
+            self.complete_through = self.complete_through.min(before);
+        }
+        self.broken = None;
+        self.level = false;
     }
 
     fn resize(&mut self, seq: Seq, sectors: u64) {
