@@ -222,11 +222,18 @@ impl MachineCore {
         })
     }
 
-    /// The newest `Seq` up to which everything of the machine is committed.
+    /// The newest `Seq` up to which everything of the machine is committed: of the disks that its cuts
+    /// count, which are those whose beginning is held.
     pub fn committed_cut(&self) -> Seq {
         let disks = self.disks.values().filter(|disk| disk.counts());
         let through = disks.map(DiskCore::committed_through);
         through.min().unwrap_or(Seq::ZERO)
+    }
+
+    /// The disks that the machine's cuts count.
+    pub fn counted(&self) -> impl Iterator<Item = DiskId> + '_ {
+        let counted = self.disks.iter().filter(|(_, disk)| disk.counts());
+        counted.map(|(id, _)| *id)
     }
 
     /// The last block of a disk that is committed.
