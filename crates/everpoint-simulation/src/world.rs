@@ -2,6 +2,7 @@
 
 mod agent;
 mod disk;
+mod faults;
 mod jobs;
 mod link;
 mod oracle;
@@ -19,16 +20,15 @@ use everpoint_format::digest::DigestKey;
 use everpoint_units::{DiskId, MachineId, Moment, ServerId, VaultId, WallTime};
 
 use agent::{Agent, AgentEvent};
+use faults::{Conditions, Node};
 use link::{Ended, Link, LinkId, Message, Side};
 use oracle::Oracle;
-use plan::{FaultKind, KINDS, Plan};
+use plan::{KINDS, Plan};
 use random::Random;
 use schedule::Schedule;
 use server::{Server, ServerEvent};
 use store::{Reply, Request, Store};
 
-/// The machine that is protected.
-const MACHINE: MachineId = MachineId([0xaa; 16]);
 const VAULT: VaultId = VaultId([0xbb; 16]);
 const DIGEST_KEY: DigestKey = DigestKey([0xcc; 32]);
 /// How long the healed world has to become level, committed and restorable.
@@ -51,11 +51,16 @@ pub struct Violation {
 pub struct Outcome {
     pub violation: Option<Violation>,
     pub events: u64,
-    /// Faults that really happened, by class, and small ones: unclear answers, late creates, damaged
-    /// blocks, local errors.
+    /// Faults that really happened, by class, and small ones: unclear answers, late creates, requests
+    /// carried out twice, damaged blocks, stalled streams, local errors.
     pub faults: [u64; KINDS.len()],
     pub small_faults: u64,
+    /// Processes that ended in the middle of something, by a fault or by themselves.
+    pub crashes: u64,
+    /// Points that were restored and held against the truth.
     pub restores: u64,
+    /// Damage that was found and named, where a disk had lied or rotted.
+    pub detected: u64,
     pub objects: u64,
     /// The same for the same plan.
     pub hash: u64,
@@ -77,15 +82,14 @@ pub fn run<'a>(plan: &'a Plan, story: Option<Story<'a>>) -> Outcome {
 pub(crate) struct World<'a> {
     plan: &'a Plan,
     schedule: Schedule<Event>,
-    agent: Agent,
+    agents: Vec<Agent>,
     servers: Vec<Server>,
     links: Vec<Link>,
     store: Store,
     oracle: Oracle,
     draws: Draws,
     requests: Vec<Option<Pending>>,
-    /// The store answers nothing before.
-    store_down_until: Moment,
+    conditions: Conditions,
     healed: bool,
     done: bool,
     violation: Option<String>,
@@ -100,6 +104,7 @@ struct Draws {
     link: Random,
     store: Random,
     restore: Random,
+    fault: Random,
 }
 
 /// A request to the store that somebody waits for.
@@ -113,7 +118,9 @@ struct Pending {
 /// What happens.
 enum Event {
     Fault(usize),
-    Agent(u32, AgentEvent),
+    /// What a fault left to be done later.
+    Aftermath(usize),
+    Agent(usize, u32, AgentEvent),
     Server(usize, u32, ServerEvent),
     Deliver(LinkId, Side, Message),
     LinkEnds(LinkId, Side, Ended),
@@ -137,21 +144,25 @@ impl<'a> World<'a> {
             link: root.split(4),
             store: root.split(5),
             restore: root.split(6),
+            fault: root.split(8),
         };
         let mut oracle = Oracle::default();
-        let agent = Agent::new(&plan.shape, &mut root.split(7), &mut oracle);
+        let mut holds = root.split(7);
+        let agents = (0..plan.shape.machines)
+            .map(|machine| Agent::new(machine, &plan.shape, &mut holds, &mut oracle));
+        let agents = agents.collect();
         let servers = (0..plan.shape.servers).map(|index| Server::new(index, plan.seed));
         Self {
             plan,
             schedule: Schedule::new(),
-            agent,
+            agents,
             servers: servers.collect(),
             links: Vec::new(),
             store: Store::default(),
             oracle,
             draws,
             requests: Vec::new(),
-            store_down_until: Moment(0),
+            conditions: Conditions::new(&plan.shape, &mut root.split(9)),
             healed: false,
             done: false,
             violation: None,
@@ -169,10 +180,13 @@ impl<'a> World<'a> {
         for server in 0..self.servers.len() {
             self.start_server(server);
         }
-        self.start_agent();
+        for machine in 0..self.agents.len() {
+            self.start_agent(machine);
+        }
         let end = self.plan.shape.healed_at.after(CONVERGENCE_MAX);
         while let Some(event) = self.schedule.next_before(end) {
             self.happen(event);
+            self.bury_the_dying();
             if self.violation.is_some() || self.done {
                 return;
             }
@@ -194,10 +208,11 @@ impl<'a> World<'a> {
     fn happen(&mut self, event: Event) {
         self.mix(event.code());
         match event {
-            Event::Fault(index) => self.strike(self.plan.faults[index].kind),
-            Event::Agent(life, event) => {
-                if life == self.agent.life_no {
-                    self.agent_event(event);
+            Event::Fault(index) => self.strike(index),
+            Event::Aftermath(index) => self.aftermath(index),
+            Event::Agent(machine, life, event) => {
+                if life == self.agents[machine].life_no {
+                    self.agent_event(machine, event);
                 }
             }
             Event::Server(server, life, event) => {
@@ -205,6 +220,7 @@ impl<'a> World<'a> {
                     self.schedule.at(until, Event::Server(server, life, event));
                 } else if life == self.servers[server].life_no {
                     self.server_event(server, event);
+                    self.bury_if_dead_at_disk(server);
                 }
             }
             Event::Deliver(link, to, message) => self.deliver(link, to, message),
@@ -213,7 +229,7 @@ impl<'a> World<'a> {
             Event::StoreAnswer(index, reply) => self.store_answers(index, reply),
             Event::StoreLate(request) => {
                 self.outcome.small_faults += 1;
-                let reply = self.store.carry_out(&request);
+                let reply = self.carry_out(&request);
                 self.tell(|| format!("late: {request:?} {reply:?}"));
             }
             Event::Restore => {
@@ -223,54 +239,6 @@ impl<'a> World<'a> {
             Event::Heal => self.heal(),
             Event::Check => self.check_converged(),
         }
-    }
-
-    /// A fault strikes.
-    fn strike(&mut self, kind: FaultKind) {
-        let happened = match kind {
-            FaultKind::AgentCrash { down } => self.crash_agent(down),
-            FaultKind::ServerCrash { server, down } => {
-                self.crash_server(server, down, Loss::Nothing)
-            }
-            FaultKind::PowerCut { server, down } => self.crash_server(server, down, Loss::Unsynced),
-            FaultKind::DiskLost { server, down } => self.crash_server(server, down, Loss::Disk),
-            FaultKind::Freeze { server, time } => {
-                let until = self.schedule.now().after(time);
-                self.servers[server].freeze(until)
-            }
-            FaultKind::LinkBreak => self.break_link(),
-            FaultKind::StoreOutage { time } => {
-                let until = self.schedule.now().after(time);
-                self.store_down_until = self.store_down_until.max(until);
-                true
-            }
-            FaultKind::SyncError { server } => self.servers[server].fail_next_sync(),
-            FaultKind::NoSpace { server, time } => {
-                let life = self.servers[server].life_no;
-                self.schedule
-                    .after(time, Event::Server(server, life, ServerEvent::SpaceIsBack));
-                self.servers[server].take_space()
-            }
-            FaultKind::TakeOver { by, of } => self.order_take_over(by, of),
-        };
-        if happened {
-            self.outcome.faults[kind.class()] += 1;
-            self.tell(|| format!("FAULT {kind}"));
-        }
-    }
-
-    /// Everything works from now on, and all that was down comes back.
-    fn heal(&mut self) {
-        self.tell(|| "everything is healed".to_owned());
-        self.healed = true;
-        self.store_down_until = Moment(0);
-        for server in 0..self.servers.len() {
-            self.servers[server].thaw();
-            self.give_space_back(server);
-            self.start_server(server);
-        }
-        self.start_agent();
-        self.schedule.after(Duration::from_secs(1), Event::Check);
     }
 
     /// Ends the run when nothing is left to be done.
@@ -289,44 +257,42 @@ impl<'a> World<'a> {
         }
     }
 
-    /// An operator looks after a machine whose owner never comes back: its disk was lost, and with it
-    /// what it knew of its journals.
-    fn help_after_heal(&mut self) {
-        let now = self.schedule.now();
-        if now < self.plan.shape.healed_at.after(Duration::from_secs(20)) {
-            return;
-        }
-        let owned = self.servers.iter().any(|server| {
-            let life = server.life.as_ref();
-            life.is_some_and(|life| matches!(life.machine, server::Owned::Serves(_)))
-        });
-        if let (false, Some(journal)) = (owned, self.open_journal()) {
-            self.take_over_lost_journal(journal);
-        }
-    }
-
     // -- links --------------------------------------------------------------------------------------
 
     /// Sends a message from one side; it is there later, or never.
     fn send(&mut self, link: LinkId, from: Side, message: Message) {
-        let now = self.schedule.now();
-        let delay = self.draws.link.below(self.plan.shape.link_us_max) + 20;
+        let node = self.links[link].node(from);
+        if !self.takes_effect(node) {
+            return;
+        }
         let to = from.other();
-        let at = self.links[link].arrival(to, now.after(Duration::from_micros(delay)));
-        if !self.links[link].broken && self.links[link].is_open(from) {
+        let at = self.arrival_time();
+        let at = self.links[link].arrival(to, message.stream(), at);
+        if self.links[link].reaches(to) && self.links[link].is_open(from) {
             self.schedule.at(at, Event::Deliver(link, to, message));
         }
     }
 
+    /// When something that is sent now arrives. Lost packets are sent again: that takes longer.
+    fn arrival_time(&mut self) -> Moment {
+        let shape = &self.plan.shape;
+        let mut delay = self.draws.link.below(shape.link_us_max) + 20;
+        if !self.healed && self.draws.link.chance(shape.stall_per_mille) {
+            self.outcome.small_faults += 1;
+            delay += self.draws.link.between(1_000, 800_000);
+        }
+        self.schedule.now().after(Duration::from_micros(delay))
+    }
+
     fn deliver(&mut self, link: LinkId, to: Side, message: Message) {
-        if self.links[link].broken || !self.links[link].is_open(to) {
+        if !self.links[link].reaches(to) || !self.links[link].is_open(to) {
             return;
         }
-        let server = self.links[link].server;
+        let (server, machine) = (self.links[link].server, self.links[link].machine);
         match to {
             Side::Agent => {
-                if self.links[link].agent_life == self.agent.life_no {
-                    self.agent_hears(link, message);
+                if self.links[link].agent_life == self.agents[machine].life_no {
+                    self.agent_hears(machine, link, message);
                 }
             }
             Side::Server => {
@@ -342,41 +308,45 @@ impl<'a> World<'a> {
     fn close(&mut self, link: LinkId, side: Side, reason: everpoint_transport::CloseReason) {
         if self.links[link].close(side) {
             self.tell(|| format!("link {link}: {side:?} closes: {reason:?}"));
-            let delay = self.draws.link.below(self.plan.shape.link_us_max) + 20;
-            let at = self.schedule.now().after(Duration::from_micros(delay));
-            let at = self.links[link].arrival(side.other(), at);
-            let event = Event::LinkEnds(link, side.other(), Ended::Closed(reason));
-            self.schedule.at(at, event);
+            let at = self.arrival_time();
+            let other = side.other();
+            if self.links[link].reaches(other) {
+                let at = self.links[link].end_arrival(other, at);
+                let event = Event::LinkEnds(link, other, Ended::Closed(reason));
+                self.schedule.at(at, event);
+            } else {
+                self.lose_link(link);
+            }
         }
     }
 
-    /// Both sides find out that nothing comes any more, each in its own time.
+    /// Nothing arrives any more, and both sides find out, each in its own time.
     fn lose_link(&mut self, link: LinkId) {
-        self.links[link].broken = true;
         for side in [Side::Agent, Side::Server] {
-            let delay = Duration::from_millis(self.draws.link.between(1, 4_000));
+            self.links[link].deafen(side);
+        }
+        self.end_lost(link);
+    }
+
+    fn end_lost(&mut self, link: LinkId) {
+        if std::mem::replace(&mut self.links[link].lost, true) {
+            return;
+        }
+        for side in [Side::Agent, Side::Server] {
+            let delay = Duration::from_millis(self.draws.link.between(1, 2_000));
             self.schedule
                 .after(delay, Event::LinkEnds(link, side, Ended::Lost));
         }
-    }
-
-    fn break_link(&mut self) -> bool {
-        let open = (0..self.links.len())
-            .rev()
-            .find(|link| !self.links[*link].broken && self.links[*link].open_at_agent);
-        if let Some(link) = open {
-            self.lose_link(link);
-        }
-        open.is_some()
     }
 
     fn link_ends(&mut self, link: LinkId, side: Side, ended: Ended) {
         if !self.links[link].close(side) {
             return;
         }
+        let machine = self.links[link].machine;
         match side {
-            Side::Agent if self.links[link].agent_life == self.agent.life_no => {
-                self.agent_loses_link(link, ended);
+            Side::Agent if self.links[link].agent_life == self.agents[machine].life_no => {
+                self.agent_loses_link(machine, link, ended);
             }
             Side::Agent => (),
             Side::Server => {
@@ -392,6 +362,9 @@ impl<'a> World<'a> {
 
     /// Asks the store on behalf of a job of a server.
     fn ask_store(&mut self, server: usize, job: u64, request: Request) {
+        if !self.takes_effect(Node::Server(server)) {
+            return;
+        }
         let index = self.requests.len();
         self.requests.push(Some(Pending {
             server,
@@ -415,12 +388,19 @@ impl<'a> World<'a> {
         let Some(pending) = &self.requests[index] else {
             return;
         };
-        let down = self.schedule.now() < self.store_down_until;
-        let unclear = !self.healed && self.draws.store.chance(self.plan.shape.unknown_per_mille);
-        let late = !self.healed && self.draws.store.chance(self.plan.shape.late_per_mille);
-        if down || late {
+        let server = pending.server;
+        let shape = &self.plan.shape;
+        let (mut unclear, mut late, mut twice) = (false, false, false);
+        if !self.healed {
+            unclear = self.draws.store.chance(shape.unknown_per_mille);
+            late = self.draws.store.chance(shape.late_per_mille);
+            twice = self.draws.store.chance(shape.twice_per_mille);
+        }
+        let refused = self.conditions.store_refuses(server, self.schedule.now());
+        let refused = refused && (!self.conditions.storms() || self.draws.store.chance(500));
+        if refused || late {
             if late {
-                let delay = Duration::from_millis(self.draws.store.between(10, 4_000));
+                let delay = Duration::from_millis(self.draws.store.between(10, 3_000));
                 let request = pending.request.clone();
                 self.schedule.after(delay, Event::StoreLate(request));
             }
@@ -429,16 +409,26 @@ impl<'a> World<'a> {
                 .after(timeout, Event::StoreAnswer(index, Reply::Unknown));
             return;
         }
-        let reply = self.store.carry_out(&pending.request);
-        let reply = match unclear {
-            true => {
-                self.outcome.small_faults += 1;
-                Reply::Unknown
-            }
-            false => reply,
-        };
+        let request = pending.request.clone();
+        let mut reply = self.carry_out(&request);
+        if twice {
+            self.outcome.small_faults += 1;
+            reply = self.carry_out(&request);
+        }
+        if unclear {
+            self.outcome.small_faults += 1;
+            reply = Reply::Unknown;
+        }
         let delay = self.store_delay();
         self.schedule.after(delay, Event::StoreAnswer(index, reply));
+    }
+
+    fn carry_out(&mut self, request: &Request) -> Reply {
+        let reply = self.store.carry_out(request);
+        for (journal, successor) in self.store.fresh_seals() {
+            self.oracle.sealed(journal, successor);
+        }
+        reply
     }
 
     fn store_answers(&mut self, index: usize, reply: Reply) {
@@ -455,8 +445,10 @@ impl<'a> World<'a> {
 
     // -- looking on ---------------------------------------------------------------------------------
 
-    fn wall_time(&self) -> WallTime {
-        WallTime(1_700_000_000_000_000 + self.schedule.now().0 / 1_000)
+    /// What a node's clock shows.
+    fn wall_time(&self, node: Node) -> WallTime {
+        let now = WallTime(1_700_000_000_000_000 + self.schedule.now().0 / 1_000);
+        now.shifted(self.conditions.clock_offset_us(node))
     }
 
     fn violate(&mut self, what: String) {
@@ -492,22 +484,12 @@ impl<'a> World<'a> {
     }
 }
 
-/// What a crash takes with it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Loss {
-    /// Nothing that the kernel had.
-    Nothing,
-    /// What was not synced, in part or whole.
-    Unsynced,
-    /// The disk.
-    Disk,
-}
-
 impl Event {
     const fn code(&self) -> u64 {
         match self {
             Self::Fault(index) => 0x100 + *index as u64,
-            Self::Agent(..) => 1,
+            Self::Aftermath(index) => 0x400 + *index as u64,
+            Self::Agent(machine, ..) => 0x10 + *machine as u64,
             Self::Server(server, ..) => 0x200 + *server as u64,
             Self::Deliver(link, ..) => 0x1000 + *link as u64,
             Self::LinkEnds(..) => 3,
@@ -528,9 +510,23 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The id of a disk of the machine.
-fn disk_id(index: usize) -> DiskId {
-    DiskId([u8::try_from(index).expect("few disks") + 1; 16])
+fn machine_id(machine: usize) -> MachineId {
+    MachineId([u8::try_from(machine).expect("few machines") + 0xa1; 16])
+}
+
+fn disk_id(machine: usize, index: usize) -> DiskId {
+    let number = u8::try_from(16 * (machine + 1) + index).expect("few disks");
+    DiskId([number; 16])
+}
+
+/// Whose disk that is, and which.
+fn place_of(disk: DiskId) -> (usize, usize) {
+    let number = usize::from(disk.0[0]);
+    (number / 16 - 1, number % 16)
+}
+
+fn machine_of(id: MachineId) -> usize {
+    usize::from(id.0[0] - 0xa1)
 }
 
 fn server_id(index: usize) -> ServerId {

@@ -1,23 +1,26 @@
-//! The protected machine: guests that write, and the agent's shell as the world makes it.
+//! A protected machine: guests that write, and the agent's shell as the world makes it.
 
 mod disks;
+mod guests;
 mod packing;
 mod resync;
 mod session;
+mod stop;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use everpoint_agent::disk_core::effect::{Effect, Outgoing};
+use everpoint_agent::disk_core::report::DiskStateWord;
 use everpoint_agent::disk_core::{DiskCore, DiskFacts};
 use everpoint_agent::resync_core::{Need, ResyncCore, ResyncPlan, digests};
 use everpoint_agent::session_core::{
     Admission, Attempt, SessionCore, SessionState, Step, announcement, answer_of, hello,
 };
-use everpoint_agent::start_core::begin_disk;
+use everpoint_agent::start_core::{Stood, begin_disk, resumed};
 use everpoint_capture::{
     Batch, DiskSlot, GuestChange, LockMode, LockTicket, LossReason, OrderLimits, Pushed, RangeLock,
-    Reservation, Stamp, WriteOrder,
+    Reservation, ResyncRoom, Stamp, WriteOrder,
 };
 use everpoint_format::record::Consistency;
 use everpoint_format::{Change, PackScratch};
@@ -26,23 +29,35 @@ use everpoint_units::{BlockNo, Extent, GenerationId, Moment, Seq};
 use everpoint_wire::ToAgent;
 
 use super::disk::{Disk, bytes_of};
+use super::faults::Node;
 use super::link::{Ended, LinkId, Message, Side};
 use super::oracle::{Content, Oracle, extent};
 use super::plan::Shape;
 use super::random::Random;
-use super::{Event, MACHINE, World, disk_id};
+use super::{Event, World, disk_id, machine_id, place_of};
+use guests::Waiting;
+use stop::Stopping;
 
-/// Requests of a guest that are under way on one disk, at most.
-const REQUESTS_MAX: usize = 4;
-
-/// The machine: what outlives the agent's process, and the process.
+/// A machine: what outlives the agent's process, and the process.
 pub(crate) struct Agent {
     pub(crate) disks: Vec<Disk>,
-    reserved_until: Seq,
-    remembered: SessionState,
+    state: StateDir,
+    /// Its state and disks as they once were.
+    remembered: Option<(StateDir, Vec<Disk>)>,
     pub(crate) life_no: u32,
     pub(crate) life: Option<Life>,
+    pub(crate) stopping: Option<Stopping>,
+    pub(crate) bursts_until: Moment,
     contents: Content,
+}
+
+/// What the agent has written down durably.
+#[derive(Clone, Default)]
+struct StateDir {
+    reserved_until: Seq,
+    session: SessionState,
+    /// Where each disk stood at a stop in good order, until the next start.
+    clean: Vec<Option<Stood<u64>>>,
 }
 
 /// A running agent.
@@ -65,6 +80,8 @@ pub(crate) struct Protected {
     requests: BTreeMap<LockTicket, Waiting>,
     resync: Option<ResyncCore>,
     resync_busy: bool,
+    /// For what the resync reads next.
+    room: Option<ResyncRoom>,
     generation: GenerationId,
     packing: VecDeque<Batch>,
     sending: bool,
@@ -73,19 +90,10 @@ pub(crate) struct Protected {
     look_at: Option<Moment>,
 }
 
-/// What waits for the range lock, or for the local disk behind it.
-#[derive(Clone, Copy, Debug)]
-enum Waiting {
-    Guest(Extent, Kind, Content),
-    Copy(Extent),
-    Hole(Extent),
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    Data,
-    Zero,
-    Discard,
+/// What an agent says of a disk.
+pub(crate) struct Report {
+    pub(crate) word: DiskStateWord,
+    pub(crate) lag: Duration,
 }
 
 enum Phase {
@@ -95,10 +103,14 @@ enum Phase {
     Open(LinkId),
 }
 
-/// What happens in the agent.
+/// What happens in an agent.
 pub(crate) enum AgentEvent {
+    /// Its supervisor starts it, if it does not run.
+    Start,
     /// A guest makes its next request of a disk.
     Guest(usize),
+    /// A guest has its disk made durable.
+    Flush(usize),
     Bookmark,
     /// The local disk has done what was asked.
     Local(usize, LockTicket),
@@ -115,12 +127,21 @@ pub(crate) enum AgentEvent {
     /// A state file is durable.
     Remembered(LinkId, SessionState),
     Reserved(Seq, Option<LinkId>),
+    /// Is everything done that a stop waits for?
+    Stop,
 }
 
 impl Agent {
-    pub(crate) fn new(shape: &Shape, random: &mut Random, oracle: &mut Oracle) -> Self {
-        let mut contents = 0;
-        let disks = (0..shape.disks).map(|index| {
+    pub(crate) fn new(
+        machine: usize,
+        shape: &Shape,
+        random: &mut Random,
+        oracle: &mut Oracle,
+    ) -> Self {
+        // Every machine's writes have numbers of their own.
+        let mut contents = machine as u64 * 1_000_000_000;
+        oracle.add_machine();
+        let disks = (0..shape.disks).map(|_| {
             let sectors = (0..shape.sectors).map(|_| match random.chance(400) {
                 true => {
                     contents += 1;
@@ -129,63 +150,61 @@ impl Agent {
                 false => 0,
             });
             let sectors: Vec<Content> = sectors.collect();
-            oracle.add(disk_id(index), &sectors);
+            oracle.of(machine).add(&sectors);
             Disk::new(sectors)
         });
         let disks = disks.collect();
         Self {
             disks,
-            reserved_until: Seq::ZERO,
-            remembered: SessionState::default(),
+            state: StateDir::default(),
+            remembered: None,
             life_no: 0,
             life: None,
+            stopping: None,
+            bursts_until: Moment(0),
             contents,
         }
     }
 }
 
 impl World<'_> {
-    /// Starts the agent, if it does not run.
-    pub(crate) fn start_agent(&mut self) {
-        if self.agent.life.is_some() {
+    /// Starts an agent, if it does not run.
+    pub(crate) fn start_agent(&mut self, machine: usize) {
+        let agent = &mut self.agents[machine];
+        if agent.life.is_some() {
             return;
         }
+        agent.stopping = None;
         let now = self.schedule.now();
         let shape = &self.plan.shape;
-        let used = self.agent.reserved_until;
+        let used = agent.state.reserved_until;
         let until = Reservation::mark_after(used).expect("far from the end");
-        self.agent.reserved_until = until;
+        agent.state.reserved_until = until;
         let limits = OrderLimits {
             queue_bytes_max: shape.queue_bytes_max,
             ..OrderLimits::default()
         };
         let mut order = WriteOrder::new(limits, Reservation::new(used, until));
-        let epoch = self.agent.remembered.highest_epoch;
-        let disks = (0..self.agent.disks.len()).map(|index| {
-            let (slot, source) = begin_disk(&mut order, epoch, None, now);
+        let epoch = agent.state.session.highest_epoch;
+        // From here on guests write: what a stop left counts once.
+        let clean = std::mem::take(&mut agent.state.clean);
+        let disks = agent.disks.iter().enumerate().map(|(index, disk)| {
+            let stood = clean.get(index).and_then(Option::as_ref);
+            let resumed = resumed(stood, Some(&disk.version()));
+            let (slot, source) = begin_disk(&mut order, epoch, resumed, now);
             let facts = DiskFacts {
-                machine: MACHINE,
-                disk: disk_id(index),
+                machine: machine_id(machine),
+                disk: disk_id(machine, index),
                 sectors: shape.sectors,
                 block_size: 512,
                 name: "disk".into(),
             };
-            Protected {
-                slot,
-                core: DiskCore::new(facts, slot, source),
-                lock: RangeLock::default(),
-                requests: BTreeMap::new(),
-                resync: None,
-                resync_busy: false,
-                generation: GenerationId([0; 16]),
-                packing: VecDeque::new(),
-                sending: false,
-                sent: BTreeMap::new(),
-                look_at: None,
-            }
+            Protected::new(DiskCore::new(facts, slot, source), slot, resumed.is_some())
         });
-        let disks = disks.collect();
-        self.agent.life = Some(Life {
+        let disks: Vec<Protected> = disks.collect();
+        let resumed = disks.iter().filter(|disk| disk.core.source().is_level());
+        let resumed = resumed.count();
+        agent.life = Some(Life {
             order,
             disks,
             sessions: SessionCore::new(shape.servers),
@@ -195,27 +214,28 @@ impl World<'_> {
             committed_cut: Seq::ZERO,
             reserving: false,
         });
-        self.tell(|| "the agent starts".to_owned());
-        for disk in 0..self.agent.disks.len() {
-            self.agent_after(Duration::from_millis(1), AgentEvent::Guest(disk));
+        self.tell(|| format!("agent {machine} starts, {resumed} disks go on where they stood"));
+        for disk in 0..self.plan.shape.disks {
+            self.agent_after(machine, Duration::from_millis(1), AgentEvent::Guest(disk));
         }
-        self.agent_after(Duration::from_millis(300), AgentEvent::Bookmark);
-        self.agent_after(Duration::ZERO, AgentEvent::Session);
+        self.agent_after(machine, Duration::from_millis(200), AgentEvent::Bookmark);
+        self.agent_after(machine, Duration::ZERO, AgentEvent::Session);
     }
 
-    /// The agent's process dies. What was under way on the local disk happens or not.
-    pub(crate) fn crash_agent(&mut self, down: Duration) -> bool {
-        let Some(life) = self.agent.life.take() else {
+    /// An agent's process dies. What was under way on the local disk happens or not.
+    pub(crate) fn crash_agent(&mut self, machine: usize, down: Duration) -> bool {
+        self.agents[machine].life_no += 1;
+        self.agent_after(machine, down, AgentEvent::Start);
+        let Some(life) = self.agents[machine].life.take() else {
             return false;
         };
-        self.agent.life_no += 1;
-        for (index, disk) in life.disks.iter().enumerate() {
-            for waiting in disk.requests.values() {
+        self.bury(Node::Agent(machine));
+        for (disk, protected) in life.disks.iter().enumerate() {
+            for waiting in protected.requests.values() {
                 if let Waiting::Guest(extent, _, content) = waiting
                     && self.draws.guest.chance(300)
                 {
-                    self.agent.disks[index].write(*extent, *content);
-                    self.oracle.changed(disk_id(index), *extent, *content);
+                    self.disk_changes(machine, disk, *extent, *content);
                 }
             }
         }
@@ -223,219 +243,106 @@ impl World<'_> {
             self.lose_link(link);
             self.links[link].close(Side::Agent);
         }
-        let event = AgentEvent::Session;
-        self.schedule
-            .after(down, Event::Agent(self.agent.life_no, event));
         true
     }
 
-    fn agent_after(&mut self, delay: Duration, event: AgentEvent) {
-        self.schedule
-            .after(delay, Event::Agent(self.agent.life_no, event));
+    /// What a local disk had not flushed is lost, in part or whole.
+    pub(crate) fn cut_power_of_machine(&mut self, machine: usize) {
+        let now = self.schedule.now();
+        for disk in 0..self.plan.shape.disks {
+            let lost = self.agents[machine].disks[disk].cut_power(&mut self.draws.guest);
+            for (extent, content) in lost {
+                self.oracle.of(machine).changed(disk, extent, content, now);
+            }
+        }
     }
 
-    /// Something happens in the agent.
-    pub(crate) fn agent_event(&mut self, event: AgentEvent) {
-        if self.agent.life.is_none() {
-            return self.start_agent();
+    /// The local disk changes, and that is the truth from now on.
+    fn disk_changes(&mut self, machine: usize, disk: usize, extent: Extent, content: Content) {
+        let now = self.schedule.now();
+        self.agents[machine].disks[disk].write(extent, content);
+        self.oracle.of(machine).changed(disk, extent, content, now);
+    }
+
+    /// Something happens in an agent.
+    pub(crate) fn agent_event(&mut self, machine: usize, event: AgentEvent) {
+        if self.agents[machine].life.is_none() {
+            if matches!(event, AgentEvent::Start) {
+                self.start_agent(machine);
+            }
+            return;
         }
         match event {
-            AgentEvent::Guest(disk) => self.guest_asks(disk),
-            AgentEvent::Bookmark => self.bookmark(),
-            AgentEvent::Local(disk, ticket) => self.local_done(disk, ticket),
-            AgentEvent::Pack => self.pack(),
-            AgentEvent::Packed(disk) => self.packed(disk),
-            AgentEvent::Session => self.session(),
+            AgentEvent::Start => (),
+            AgentEvent::Guest(disk) => self.guest_asks(machine, disk),
+            AgentEvent::Flush(disk) => self.agents[machine].disks[disk].flush(),
+            AgentEvent::Bookmark => self.bookmark(machine),
+            AgentEvent::Local(disk, ticket) => self.local_done(machine, disk, ticket),
+            AgentEvent::Pack => self.pack(machine),
+            AgentEvent::Packed(disk) => self.packed(machine, disk),
+            AgentEvent::Session => self.session(machine),
             AgentEvent::Look(disk) => {
-                self.life().disks[disk].look_at = None;
-                self.drive(disk);
+                self.life(machine).disks[disk].look_at = None;
+                self.drive(machine, disk);
             }
             AgentEvent::Sent(disk, link) => {
-                if self.life().phase.is_open(link) {
-                    self.life().disks[disk].sending = false;
-                    self.drive(disk);
+                if self.life(machine).phase.is_open(link) {
+                    self.life(machine).disks[disk].sending = false;
+                    self.drive(machine, disk);
                 }
             }
             AgentEvent::GreetingLate(link) => {
-                if matches!(self.life().phase, Phase::Greeting(at) if at == link) {
+                if matches!(self.life(machine).phase, Phase::Greeting(at) if at == link) {
                     self.close(link, Side::Agent, CloseReason::Unspecified);
-                    self.session_ended(false, false);
+                    self.session_ended(machine, false, false);
                 }
             }
             AgentEvent::Resync(disk) => {
-                self.life().disks[disk].resync_busy = false;
-                self.resync(disk);
+                self.life(machine).disks[disk].resync_busy = false;
+                self.resync(machine, disk);
             }
-            AgentEvent::Remembered(link, state) => {
-                self.agent.remembered = state;
-                if let Phase::Admitting(at, admission) = &mut self.life().phase
-                    && *at == link
-                {
-                    admission.handle_remembered();
-                    self.admit();
-                }
-            }
-            AgentEvent::Reserved(until, link) => {
-                self.agent.reserved_until = self.agent.reserved_until.max(until);
-                self.life().reserving = false;
-                self.life().order.extend_reservation(until);
-                if link.is_some() {
-                    self.admit();
-                }
-                self.drive_all();
-            }
+            AgentEvent::Remembered(link, state) => self.remembered(machine, link, state),
+            AgentEvent::Reserved(until, link) => self.reserved(machine, until, link.is_some()),
+            AgentEvent::Stop => self.stop_goes_on(machine),
         }
     }
 
-    fn life(&mut self) -> &mut Life {
-        self.agent.life.as_mut().expect("a running agent")
+    fn life(&mut self, machine: usize) -> &mut Life {
+        self.agents[machine].life.as_mut().expect("a running agent")
     }
 
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self, machine: usize) -> Stamp {
         Stamp {
             now: self.schedule.now(),
-            at: self.wall_time(),
+            at: self.wall_time(Node::Agent(machine)),
         }
     }
 
-    fn guest_asks(&mut self, disk: usize) {
-        let shape = &self.plan.shape;
-        let think = self.draws.guest.between(1, 2 * shape.think_us);
-        // Guests rest when the world is healed, after a while.
-        let rest = shape.healed_at.after(Duration::from_secs(2));
-        if self.schedule.now() < rest {
-            self.agent_after(Duration::from_micros(think), AgentEvent::Guest(disk));
-        }
-        if REQUESTS_MAX <= self.life().disks[disk].requests.len() {
-            return;
-        }
-        let sectors = self.plan.shape.sectors;
-        let random = &mut self.draws.guest;
-        let from = random.below(sectors);
-        let len = match random.chance(100) {
-            true => random.between(1, 40),
-            false => random.between(1, 9),
-        };
-        let extent = extent(from, (from + len).min(sectors));
-        let kind = match random.below(10) {
-            0 => Kind::Zero,
-            1 => Kind::Discard,
-            _ => Kind::Data,
-        };
-        let content = match kind {
-            Kind::Data => {
-                self.agent.contents += 1;
-                self.agent.contents
-            }
-            Kind::Zero | Kind::Discard => 0,
-        };
-        self.take_turn(disk, Waiting::Guest(extent, kind, content));
+    fn note_given(&mut self, machine: usize) {
+        let newest = self.life(machine).order.newest();
+        self.oracle.of(machine).given(newest);
     }
 
-    fn take_turn(&mut self, disk: usize, waiting: Waiting) {
-        let (extent, mode) = match waiting {
-            Waiting::Guest(extent, ..) => (extent, LockMode::Exclusive),
-            Waiting::Copy(extent) | Waiting::Hole(extent) => (extent, LockMode::Shared),
-        };
-        let protected = &mut self.life().disks[disk];
-        let (ticket, granted) = protected.lock.acquire(extent, mode);
-        protected.requests.insert(ticket, waiting);
-        if granted {
-            self.local_begins(disk, ticket);
-        }
+    /// What an agent says of a disk; `None` if it does not run.
+    pub(crate) fn report(&self, machine: usize, disk: usize) -> Option<Report> {
+        let life = self.agents[machine].life.as_ref()?;
+        let protected = &life.disks[disk];
+        let report = protected.core.report();
+        let queued = life.order.figures(protected.slot);
+        let queued = queued.and_then(|figures| figures.oldest);
+        Some(Report {
+            word: report.state(false),
+            lag: report.lag(queued, self.schedule.now()),
+        })
     }
 
-    fn local_begins(&mut self, disk: usize, ticket: LockTicket) {
-        let delay = Duration::from_micros(self.draws.guest.between(10, 600));
-        self.agent_after(delay, AgentEvent::Local(disk, ticket));
-    }
-
-    fn local_done(&mut self, disk: usize, ticket: LockTicket) {
-        let waiting = self.life().disks[disk].requests.remove(&ticket);
-        match waiting.expect("it holds the lock") {
-            Waiting::Guest(extent, kind, content) => self.write(disk, extent, kind, content),
-            Waiting::Copy(extent) => self.copy(disk, extent),
-            Waiting::Hole(extent) => self.hole(disk, extent),
-        }
-        let mut granted = Vec::new();
-        let protected = &mut self.life().disks[disk];
-        protected.lock.release(ticket, |next| granted.push(next));
-        for next in granted {
-            self.local_begins(disk, next);
-        }
-        self.wake_packer();
-        self.drive(disk);
-    }
-
-    /// The splitter: the local disk has done it, then `Seq` and queue, then the answer.
-    fn write(&mut self, disk: usize, extent: Extent, kind: Kind, content: Content) {
-        let fails = !self.healed
-            && self
-                .draws
-                .guest
-                .chance(self.plan.shape.local_error_per_mille);
-        if !fails || self.draws.guest.chance(500) {
-            self.agent.disks[disk].write(extent, content);
-            self.oracle.changed(disk_id(disk), extent, content);
-        }
-        let stamp = self.stamp();
-        let slot = self.life().disks[disk].slot;
-        if fails {
-            self.outcome.small_faults += 1;
-            let lost = self
-                .life()
-                .order
-                .lose_order(slot, LossReason::LocalError, stamp.now);
-            if lost {
-                self.life().disks[disk].core.handle_order_lost();
-            }
-            return;
-        }
-        let change = match kind {
-            Kind::Data => {
-                let sectors = usize::try_from(extent.sectors().get()).expect("few");
-                GuestChange::Data {
-                    extent,
-                    payload: bytes_of(&vec![content; sectors]),
-                }
-            }
-            Kind::Zero => GuestChange::Zero(extent),
-            Kind::Discard => GuestChange::Discard(extent),
-        };
-        let pushed = self.life().order.push(slot, stamp, change);
-        if matches!(pushed, Pushed::Lost { .. }) {
-            self.life().disks[disk].core.handle_order_lost();
-        }
-        self.note_given();
-    }
-
-    fn bookmark(&mut self) {
-        let delay = Duration::from_millis(self.draws.guest.between(200, 1_500));
-        self.agent_after(delay, AgentEvent::Bookmark);
-        let stamp = self.stamp();
-        // Without order, or without `Seq`s, there is none.
-        let taken = self
-            .life()
-            .order
-            .bookmark("point", Consistency::Crash, stamp);
-        if taken.is_ok() {
-            self.note_given();
-            self.wake_packer();
-        }
-    }
-
-    fn note_given(&mut self) {
-        let newest = self.life().order.newest();
-        self.oracle.given(newest);
-    }
-
-    /// Why the agent is not done; `None` if every disk is level and everything is committed.
-    pub(crate) fn agent_unsettled(&mut self) -> Option<String> {
-        let Some(life) = &self.agent.life else {
-            return Some("the agent does not run".to_owned());
+    /// Why an agent is not done; `None` if every disk is level and everything is committed.
+    pub(crate) fn agent_unsettled(&mut self, machine: usize) -> Option<String> {
+        let Some(life) = &self.agents[machine].life else {
+            return Some(format!("agent {machine} does not run"));
         };
         if !matches!(life.phase, Phase::Open(_)) {
-            return Some("no session".to_owned());
+            return Some(format!("agent {machine} has no session"));
         }
         let undone = life.disks.iter().position(|disk| {
             let source = disk.core.source();
@@ -454,6 +361,26 @@ impl World<'_> {
                 disk.resync,
             )
         })
+    }
+}
+
+impl Protected {
+    fn new(core: DiskCore, slot: DiskSlot, resumed: bool) -> Self {
+        let place = core.source().place().filter(|_| resumed);
+        Self {
+            slot,
+            core,
+            lock: RangeLock::default(),
+            requests: BTreeMap::new(),
+            resync: None,
+            resync_busy: false,
+            room: None,
+            generation: place.map_or(GenerationId([0; 16]), |place| place.generation),
+            packing: VecDeque::new(),
+            sending: false,
+            sent: BTreeMap::new(),
+            look_at: None,
+        }
     }
 }
 

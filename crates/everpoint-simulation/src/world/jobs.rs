@@ -1,4 +1,4 @@
-//! What a server asks the store for, request by request: sealing, reading a machine's path, creating
+//! What a server asks the store for, request by request: sealing, reading machines' paths, creating
 //! objects, compares, take-overs.
 
 mod machine;
@@ -18,14 +18,15 @@ use everpoint_process_server::boot_core::{BootStep, next_journal};
 use everpoint_process_server::compare_core::{CompareCore, Compared};
 use everpoint_process_server::machine_core::MachineCore;
 use everpoint_process_server::ownership_core::{Claim, OwnershipCore};
-use everpoint_units::{JournalId, ObjectNo};
+use everpoint_units::{JournalId, MachineId, ObjectNo};
 use everpoint_vault::history::ObjectFound;
 use everpoint_wire::{Compare, ToAgent};
 
+use super::faults::Node;
 use super::link::{LinkId, Message, Side};
 use super::server::{Owned, ServerEvent};
 use super::store::{Name, Reply, Request, Stored};
-use super::{DIGEST_KEY, MACHINE, VAULT, World, server_id};
+use super::{DIGEST_KEY, VAULT, World, machine_of, server_id};
 
 /// Something that takes several requests.
 pub(crate) enum Job {
@@ -37,6 +38,7 @@ pub(crate) enum Job {
         purpose: Purpose,
     },
     Load {
+        machine: MachineId,
         ownership: OwnershipCore,
         before: JournalId,
         walk: PathWalk,
@@ -55,6 +57,7 @@ pub(crate) enum Job {
         after: ObjectNo,
     },
     Compare {
+        machine: MachineId,
         link: LinkId,
         about: Compared,
         asked: Compare,
@@ -84,12 +87,18 @@ impl Job {
         }
     }
 
-    pub(crate) fn compare(link: LinkId, about: Compared, asked: Compare) -> Self {
+    pub(crate) fn compare(
+        machine: MachineId,
+        link: LinkId,
+        about: Compared,
+        asked: Compare,
+    ) -> Self {
         Self::Compare {
+            machine,
             link,
             about,
             asked,
-            walk: PathWalk::new(MACHINE),
+            walk: PathWalk::new(machine),
             core: None,
         }
     }
@@ -111,16 +120,17 @@ impl Job {
                 Step::ReadEnd | Step::Sealed(_) => None,
             },
             Self::Load {
+                machine,
                 walk,
                 origin,
                 compares,
                 ..
             } => match origin {
                 Some(bytes) => {
-                    let name = Name::Origin(MACHINE);
+                    let name = Name::Origin(*machine);
                     Some(create_or_compare(name, bytes, *compares))
                 }
-                None => walk.need().map(request_of),
+                None => walk.need().map(|need| request_of(*machine, need)),
             },
             Self::Put {
                 name,
@@ -129,8 +139,14 @@ impl Job {
                 ..
             } => Some(create_or_compare(*name, bytes, *compares)),
             Self::AskForEnd { journal, .. } => Some(Request::HasEnd(*journal)),
-            Self::Compare { walk, core, .. } => {
-                core.as_ref().and_then(|_| walk.need().map(request_of))
+            Self::Compare {
+                machine,
+                walk,
+                core,
+                ..
+            } => {
+                let need = core.as_ref().and_then(|_| walk.need());
+                need.map(|need| request_of(*machine, need))
             }
         }
     }
@@ -145,9 +161,9 @@ fn create_or_compare(name: Name, bytes: &Bytes, compares: bool) -> Request {
     }
 }
 
-fn request_of(need: Need) -> Request {
+pub(crate) fn request_of(machine: MachineId, need: Need) -> Request {
     match need {
-        Need::Origin => Request::Read(Name::Origin(MACHINE)),
+        Need::Origin => Request::Read(Name::Origin(machine)),
         Need::Listing(journal) => Request::ListJournal(journal),
         Need::Object(journal, number) => Request::Read(Name::Object(journal, number)),
     }
@@ -305,18 +321,26 @@ impl World<'_> {
     /// Compares begin when the generation's first block is committed.
     pub(crate) fn compares_go_on(&mut self, server: usize) {
         let life = self.server_life(server);
-        let Owned::Serves(machine) = &life.machine else {
-            return;
+        let machines = &life.machines;
+        let is_committed = |machine: &MachineId, about: &Compared| {
+            let owned = machines.get(machine).map(|machine| &machine.owned);
+            let Some(Owned::Serves(core)) = owned else {
+                return false;
+            };
+            let committed = core.committed(about.disk);
+            committed.is_some_and(|at| at.generation == about.generation)
         };
         let mut begun = Vec::new();
         for (id, job) in &mut life.jobs {
             if let Job::Compare {
-                about, asked, core, ..
+                machine,
+                about,
+                asked,
+                core,
+                ..
             } = job
                 && core.is_none()
-                && machine
-                    .committed(about.disk)
-                    .is_some_and(|at| at.generation == about.generation)
+                && is_committed(machine, about)
             {
                 let affordable = 64 * PIECE_LEN;
                 let len = about.window_len(asked.first_piece, affordable, asked.digests.len());
@@ -337,12 +361,13 @@ impl World<'_> {
             asked,
             walk,
             core: Some(core),
+            ..
         } = &mut job
         else {
             return Some(job);
         };
         if let Some((_, _, stored)) = walk_on(walk, reply)
-            && let Some(ObjectFound::Data(data, _)) = &stored.found
+            && let Some(data) = stored.index()
         {
             data.index
                 .sections
@@ -362,12 +387,13 @@ impl World<'_> {
     }
 }
 
-fn loading(ownership: OwnershipCore, before: JournalId) -> Job {
+fn loading(machine: MachineId, ownership: OwnershipCore, before: JournalId) -> Job {
     Job::Load {
+        machine,
         ownership,
         before,
-        walk: PathWalk::new(MACHINE),
-        history: MachineHistory::new(MACHINE),
+        walk: PathWalk::new(machine),
+        history: MachineHistory::new(machine),
         origin: None,
         compares: false,
     }

@@ -1,12 +1,15 @@
 //! What a seed makes of the world: its shape, how its parts behave, and the faults with their moments,
 //! all chosen beforehand, so that a run can be repeated with fewer of them.
 
-use std::fmt;
 use std::time::Duration;
 
 use everpoint_units::Moment;
 
 use super::random::Random;
+
+mod fault;
+
+pub use fault::{Fault, FaultKind, KINDS};
 
 /// A run of the world.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,6 +24,8 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Shape {
     pub servers: usize,
+    pub machines: usize,
+    /// Disks of each machine.
     pub disks: usize,
     /// Size of each disk. Unit: sectors.
     pub sectors: u64,
@@ -28,7 +33,7 @@ pub struct Shape {
     pub healed_at: Moment,
     /// Mean time between two requests of a disk's guest. Unit: microseconds.
     pub think_us: u64,
-    /// What the agent's queue may hold. Unit: bytes.
+    /// What an agent's queue may hold. Unit: bytes.
     pub queue_bytes_max: u64,
     pub commit_interval: Duration,
     /// Longest time a request to the store takes. Unit: microseconds.
@@ -37,83 +42,21 @@ pub struct Shape {
     pub unknown_per_mille: u64,
     /// How often a request is carried out long after it was given up. Unit: in a thousand.
     pub late_per_mille: u64,
+    /// How often a request is carried out twice, and the second answer given. Unit: in a thousand.
+    pub twice_per_mille: u64,
     /// Longest time a message takes. Unit: microseconds.
     pub link_us_max: u64,
+    /// How often a message's packets are lost and sent again, so that its stream stands still. Unit: in a
+    /// thousand.
+    pub stall_per_mille: u64,
     /// How often a block is damaged on its way. Unit: in a million.
     pub corrupt_per_million: u64,
     /// How often the local disk fails a write. Unit: in a thousand.
     pub local_error_per_mille: u64,
+    /// Files of a server's log.
     pub log_files: u64,
-}
-
-/// Something that goes wrong.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Fault {
-    pub at: Moment,
-    pub kind: FaultKind,
-}
-
-/// What goes wrong.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FaultKind {
-    /// The agent's process dies and starts again.
-    AgentCrash { down: Duration },
-    /// The server's process dies and starts again.
-    ServerCrash { server: usize, down: Duration },
-    /// So does its machine: what was not synced is lost, in part or whole.
-    PowerCut { server: usize, down: Duration },
-    /// So does its disk, with the log and the server's own memory of its journals.
-    DiskLost { server: usize, down: Duration },
-    /// The server stands still, and then goes on as if nothing had been.
-    Freeze { server: usize, time: Duration },
-    /// The connection breaks; each side hears of it later, or not.
-    LinkBreak,
-    /// The store answers nothing for a while.
-    StoreOutage { time: Duration },
-    /// The next sync of the server's log fails.
-    SyncError { server: usize },
-    /// There is no space for the server's log for a while.
-    NoSpace { server: usize, time: Duration },
-    /// An operator has one server take over another's journals.
-    TakeOver { by: usize, of: usize },
-}
-
-/// Kinds, for leaving some out and for counting.
-pub const KINDS: [&str; 10] = [
-    "agent crash",
-    "server crash",
-    "power cut",
-    "disk lost",
-    "freeze",
-    "link break",
-    "store outage",
-    "sync error",
-    "no space",
-    "take-over",
-];
-
-impl FaultKind {
-    /// Its place in [`KINDS`].
-    pub const fn class(self) -> usize {
-        match self {
-            Self::AgentCrash { .. } => 0,
-            Self::ServerCrash { .. } => 1,
-            Self::PowerCut { .. } => 2,
-            Self::DiskLost { .. } => 3,
-            Self::Freeze { .. } => 4,
-            Self::LinkBreak => 5,
-            Self::StoreOutage { .. } => 6,
-            Self::SyncError { .. } => 7,
-            Self::NoSpace { .. } => 8,
-            Self::TakeOver { .. } => 9,
-        }
-    }
-}
-
-impl fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
-    }
+    /// Clocks of nodes differ by up to this. Unit: seconds.
+    pub clock_skew_s_max: u64,
 }
 
 impl Plan {
@@ -121,15 +64,20 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed).split(1);
         let shape = Shape::drawn(&mut random);
-        // Each class is left out of two worlds in five.
-        let present: Vec<usize> = (0..KINDS.len()).filter(|_| !random.chance(400)).collect();
-        let count = random.between(4, 24);
+        // Each class is left out of two worlds in five, and those that break what nothing can mend, so that
+        // less can be asked of the world, out of most.
+        let present = (0..KINDS.len()).filter(|class| {
+            let left_out = if FaultKind::harms(*class) { 850 } else { 400 };
+            !random.chance(left_out)
+        });
+        let present: Vec<usize> = present.collect();
+        let count = random.between(18, 54);
         let mut faults: Vec<Fault> = (0..count)
             .filter(|_| !present.is_empty())
             .map(|_| {
                 let class = present[pick(&mut random, present.len())];
                 let at = Moment(random.below(shape.healed_at.0));
-                let kind = drawn(&mut random, class, &shape);
+                let kind = FaultKind::drawn(&mut random, class, &shape);
                 Fault { at, kind }
             })
             .collect();
@@ -148,42 +96,29 @@ impl Shape {
             true => 0,
             false => random.between(1, most),
         };
+        let machines = 1 + pick(random, 2);
+        let disks = 1 + pick(random, 4 - machines);
+        let writers = (machines * disks) as u64;
         Self {
             servers: 1 + pick(random, 2),
-            disks: 1 + pick(random, 3),
-            sectors: random.between(24, 200),
-            healed_at: Moment(random.between(6, 20) * 1_000_000_000),
-            think_us: random.between(5_000, 120_000),
+            machines,
+            disks,
+            sectors: random.between(24, 160),
+            healed_at: Moment(random.between(1_500, 4_000) * 1_000_000),
+            think_us: random.between(4_000, 30_000) * writers,
             queue_bytes_max: random.between(64, 512) << 10,
-            commit_interval: Duration::from_millis(random.between(100, 1_500)),
-            store_us_max: random.between(2_000, 300_000),
+            commit_interval: Duration::from_millis(random.between(60, 700)),
+            store_us_max: random.between(2_000, 150_000),
             unknown_per_mille: quiet(random, 120),
             late_per_mille: quiet(random, 60),
-            link_us_max: random.between(300, 40_000),
+            twice_per_mille: quiet(random, 60),
+            link_us_max: random.between(300, 20_000),
+            stall_per_mille: quiet(random, 20),
             corrupt_per_million: quiet(random, 3_000),
             local_error_per_mille: quiet(random, 4),
             log_files: random.between(4, 9),
+            clock_skew_s_max: quiet(random, 400_000_000),
         }
-    }
-}
-
-fn drawn(random: &mut Random, class: usize, shape: &Shape) -> FaultKind {
-    let server = pick(random, shape.servers);
-    let down = Duration::from_millis(random.between(1, 3_000));
-    match class {
-        0 => FaultKind::AgentCrash { down },
-        1 => FaultKind::ServerCrash { server, down },
-        2 => FaultKind::PowerCut { server, down },
-        3 => FaultKind::DiskLost { server, down },
-        4 => FaultKind::Freeze { server, time: down },
-        5 => FaultKind::LinkBreak,
-        6 => FaultKind::StoreOutage { time: down },
-        7 => FaultKind::SyncError { server },
-        8 => FaultKind::NoSpace { server, time: down },
-        _ => FaultKind::TakeOver {
-            by: server,
-            of: pick(random, shape.servers),
-        },
     }
 }
 

@@ -1,6 +1,6 @@
 //! What happens when: events in the order of virtual time, and of their making where times are equal.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
@@ -9,24 +9,23 @@ use everpoint_units::Moment;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Schedule<E> {
-    heap: BinaryHeap<Entry<E>>,
+    /// When, which of all that were made, and where it is kept: events are large, and a heap moves what it
+    /// holds.
+    heap: BinaryHeap<Reverse<(Moment, u64, usize)>>,
+    kept: Vec<Option<E>>,
+    free: Vec<usize>,
     now: Moment,
     made: u64,
     happened: u64,
 }
 
-#[derive(Debug)]
-struct Entry<E> {
-    at: Moment,
-    number: u64,
-    event: E,
-}
-
 impl<E> Schedule<E> {
     /// Nothing will happen.
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             heap: BinaryHeap::new(),
+            kept: Vec::new(),
+            free: Vec::new(),
             now: Moment(0),
             made: 0,
             happened: 0,
@@ -46,11 +45,13 @@ impl<E> Schedule<E> {
     /// Has something happen at a moment; one that has passed is now.
     pub(crate) fn at(&mut self, at: Moment, event: E) {
         self.made += 1;
-        self.heap.push(Entry {
-            at: at.max(self.now),
-            number: self.made,
-            event,
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.kept.push(None);
+            self.kept.len() - 1
         });
+        self.kept[place] = Some(event);
+        self.heap
+            .push(Reverse((at.max(self.now), self.made, place)));
     }
 
     /// Has something happen after a while.
@@ -60,46 +61,14 @@ impl<E> Schedule<E> {
 
     /// The next event, if it comes before `end`; time goes on to it.
     pub(crate) fn next_before(&mut self, end: Moment) -> Option<E> {
-        let next = self.heap.peek()?;
-        if end <= next.at {
+        let Reverse((at, _, _)) = *self.heap.peek()?;
+        if end <= at {
             return None;
         }
-        let entry = self.heap.pop().expect("it was looked at");
-        self.now = entry.at;
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.now = at;
         self.happened += 1;
-        Some(entry.event)
-    }
-}
-
-impl<E> Default for Schedule<E> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<E> Entry<E> {
-    const fn key(&self) -> (Moment, u64) {
-        (self.at, self.number)
-    }
-}
-
-impl<E> Ord for Entry<E> {
-    /// The earliest is the greatest: a heap gives that first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.key().cmp(&self.key())
-    }
-}
-
-impl<E> PartialOrd for Entry<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> Eq for Entry<E> {}
-
-impl<E> PartialEq for Entry<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.free.push(place);
+        self.kept[place].take()
     }
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use everpoint_cache_log::storage::memory::{Faults, MemoryStorage};
 use everpoint_cache_log::{
-    Append, AppendError, CacheLogConfig, LogOwner, LogReader, Recovered, SteppedLog, Written,
+    Append, AppendError, CacheLogConfig, LogOwner, LogPosition, LogReader, OpenError, ReadError,
+    Recovered, SteppedLog, Written,
 };
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::digest::PieceDigest;
@@ -24,14 +25,18 @@ use everpoint_process_server::machine_core::{BlockAnswer, MachineCore, SessionId
 use everpoint_process_server::ownership_core::NotServed;
 use everpoint_process_server::reduce;
 use everpoint_transport::CloseReason;
-use everpoint_units::{ByteLen, DiskId, JournalId, Moment};
+use everpoint_units::{ByteLen, DiskId, JournalId, MachineId, Moment};
 use everpoint_wire::{Compare, Hello, HelloAnswer, PROTOCOL, RefusalReason, ToAgent};
 
+use super::faults::{Loss, Node};
 use super::jobs::Job;
 use super::link::{Link, LinkId, Message, Side};
+use super::oracle::index;
 use super::random::Random;
 use super::store::Reply;
-use super::{DIGEST_KEY, Event, Loss, VAULT, World, server_id};
+use super::{
+    DIGEST_KEY, Event, VAULT, World, disk_id, machine_id, machine_of, place_of, server_id,
+};
 
 /// Length of a file of the log. Unit: bytes.
 const FILE_LEN: u64 = 128 << 10;
@@ -49,6 +54,22 @@ pub(crate) struct Server {
     pub(crate) life: Option<Life>,
     frozen_until: Moment,
     no_space: bool,
+    /// Every sync of its log fails until then.
+    pub(crate) sick_until: Moment,
+    /// Its disk takes long until then.
+    pub(crate) slow_until: Moment,
+    lies: bool,
+    /// Its disk lied or rotted: what it says it holds may not be there, and that has to be noticed.
+    pub(crate) harmed: bool,
+    /// Its disk, and its memory of its journals, as they once were.
+    remembered: Option<Picture>,
+}
+
+/// What a server's disk held.
+struct Picture {
+    disk: MemoryStorage,
+    journals: Vec<JournalId>,
+    harmed: bool,
 }
 
 /// A running server.
@@ -61,10 +82,7 @@ pub(crate) struct Life {
     tail: Option<LogReader>,
     tail_block: Option<ChangeBlock>,
     pub(crate) serves: bool,
-    pub(crate) machine: Owned,
-    link: Option<(LinkId, SessionId)>,
-    /// Hellos that wait until the machine is loaded.
-    greetings: Vec<(LinkId, Hello)>,
+    pub(crate) machines: BTreeMap<MachineId, Machine>,
     /// What came and was not looked at, in its order.
     inbox: VecDeque<(LinkId, SessionId, DiskId, Arrived)>,
     appends: VecDeque<(Append, ChangeBlock, Vec<PieceDigest>)>,
@@ -83,14 +101,25 @@ pub(crate) struct Life {
     pub(crate) rotate_for: Option<JournalId>,
 }
 
+/// What a server has of a machine.
+#[derive(Default)]
+pub(crate) struct Machine {
+    pub(crate) owned: Owned,
+    link: Option<(LinkId, SessionId)>,
+    /// Hellos that wait until the machine is loaded.
+    greetings: Vec<(LinkId, Hello)>,
+}
+
 /// What came on a disk's stream.
 enum Arrived {
     Block(Bytes),
     Compare(Compare),
 }
 
-/// What is known of the machine.
+/// What is known of a machine.
+#[derive(Default)]
 pub(crate) enum Owned {
+    #[default]
     Unknown,
     Loading,
     Serves(Box<MachineCore>),
@@ -112,7 +141,6 @@ pub(crate) enum ServerEvent {
     Answered(u64, Reply),
     /// A job asks again.
     Again(u64),
-    SpaceIsBack,
 }
 
 impl Server {
@@ -127,6 +155,11 @@ impl Server {
             life: None,
             frozen_until: Moment(0),
             no_space: false,
+            sick_until: Moment(0),
+            slow_until: Moment(0),
+            lies: false,
+            harmed: false,
+            remembered: None,
         }
     }
 
@@ -140,19 +173,50 @@ impl Server {
         self.life.is_some()
     }
 
-    pub(crate) fn thaw(&mut self) {
+    /// Nothing is wrong with it any more.
+    pub(crate) fn heal(&mut self) {
         self.frozen_until = Moment(0);
+        self.sick_until = Moment(0);
+        self.slow_until = Moment(0);
+        self.lies = false;
+        self.disk.set_faults(self.faults());
     }
 
     pub(crate) fn fail_next_sync(&mut self) -> bool {
-        let runs = self.life.as_ref().is_some_and(|life| life.serves);
-        if runs {
-            self.disk.set_faults(Faults {
-                sync_fails_at: Some(self.disk.operations() + 1),
-                ..self.faults()
-            });
+        self.set_faults_while_serving(|disk, faults| Faults {
+            sync_fails_at: Some(disk.operations() + 1),
+            ..faults
+        })
+    }
+
+    pub(crate) fn fail_next_write(&mut self) -> bool {
+        self.set_faults_while_serving(|disk, faults| Faults {
+            write_fails_at: Some(disk.operations() + 1),
+            ..faults
+        })
+    }
+
+    pub(crate) fn die_at_disk(&mut self, operations: u64) -> bool {
+        self.set_faults_while_serving(|disk, faults| Faults {
+            dies_at: Some(disk.operations() + operations),
+            ..faults
+        })
+    }
+
+    fn set_faults_while_serving(
+        &mut self,
+        change: impl FnOnce(&MemoryStorage, Faults) -> Faults,
+    ) -> bool {
+        let serves = self.life.as_ref().is_some_and(|life| life.serves);
+        if serves {
+            self.disk.set_faults(change(&self.disk, self.faults()));
         }
-        runs
+        serves
+    }
+
+    /// Whether the process died in an operation of its disk.
+    pub(crate) fn is_dead_at_disk(&self) -> bool {
+        self.life.is_some() && self.disk.is_dead()
     }
 
     pub(crate) fn take_space(&mut self) -> bool {
@@ -161,9 +225,49 @@ impl Server {
         self.life.is_some()
     }
 
+    /// Its disk lies about syncs from now on.
+    pub(crate) fn lie(&mut self) -> bool {
+        self.lies = true;
+        self.harmed = true;
+        self.disk.set_faults(self.faults());
+        self.life.is_some()
+    }
+
+    pub(crate) fn stop_lying(&mut self) {
+        self.lies = false;
+    }
+
+    /// A bit of its log turns.
+    pub(crate) fn rot(&mut self) -> bool {
+        let happened = self.disk.rot();
+        self.harmed |= happened;
+        happened
+    }
+
+    /// Takes a picture of its disk, to come back to it.
+    pub(crate) fn remember(&mut self) {
+        self.remembered = Some(Picture {
+            disk: self.disk.fork(),
+            journals: self.journals.clone(),
+            harmed: self.harmed,
+        });
+    }
+
+    /// Its disk is what it once was; it does not run.
+    pub(crate) fn roll_back(&mut self) {
+        if let Some(picture) = self.remembered.take() {
+            self.disk = picture.disk;
+            self.disk.kill();
+            self.journals = picture.journals;
+            self.harmed = picture.harmed || self.lies;
+            self.disk.set_faults(self.faults());
+        }
+    }
+
     fn faults(&self) -> Faults {
         Faults {
             no_space_for_writes: self.no_space,
+            syncs_lie: self.lies,
             ..Faults::default()
         }
     }
@@ -184,9 +288,7 @@ impl World<'_> {
             tail: None,
             tail_block: None,
             serves: false,
-            machine: Owned::Unknown,
-            link: None,
-            greetings: Vec::new(),
+            machines: BTreeMap::new(),
             inbox: VecDeque::new(),
             appends: VecDeque::new(),
             log_awake: false,
@@ -209,6 +311,9 @@ impl World<'_> {
     pub(crate) fn crash_server(&mut self, server: usize, down: Duration, loss: Loss) -> bool {
         let ran = self.servers[server].life.take().is_some();
         self.servers[server].life_no += 1;
+        if ran {
+            self.bury(Node::Server(server));
+        }
         let node = &mut self.servers[server];
         match loss {
             Loss::Nothing => node.disk.kill(),
@@ -216,6 +321,8 @@ impl World<'_> {
             Loss::Disk => {
                 node.disk = MemoryStorage::new(node.random.next());
                 node.journals.clear();
+                node.harmed = false;
+                node.lies = false;
                 self.oracle.forget_cached(|of| of == server);
             }
         }
@@ -252,9 +359,6 @@ impl World<'_> {
 
     /// Something happens in a server.
     pub(crate) fn server_event(&mut self, server: usize, event: ServerEvent) {
-        if let ServerEvent::SpaceIsBack = event {
-            return self.give_space_back(server);
-        }
         if self.servers[server].life.is_none() {
             return self.start_server(server);
         }
@@ -275,7 +379,6 @@ impl World<'_> {
             }
             ServerEvent::Answered(job, reply) => self.answered(server, job, reply),
             ServerEvent::Again(job) => self.job_goes_on(server, job),
-            ServerEvent::SpaceIsBack => (),
         }
     }
 
@@ -291,13 +394,18 @@ impl World<'_> {
 }
 
 impl Life {
+    /// What it has of a machine.
+    pub(crate) fn machine(&mut self, machine: MachineId) -> &mut Machine {
+        self.machines.entry(machine).or_default()
+    }
+
     /// Where its boot stands.
     pub(crate) const fn boot_step(&self) -> BootStep {
         self.boot.step()
     }
 
     /// Reads a block again that memory did not hold.
-    fn read_again(&mut self, from: everpoint_cache_log::LogPosition) -> Option<Cached> {
+    fn read_again(&mut self, from: LogPosition) -> Option<Cached> {
         let log = self.log.as_ref()?;
         let mut reader = self.reader.take().unwrap_or_else(|| log.reader(from));
         let record = reader.next_record().ok().flatten()?;

@@ -1,16 +1,22 @@
 //! The vault's store: write-once objects. A request is carried out at one moment and answered at
 //! another; either may not happen, or happen late.
 //!
-//! The store itself asserts what no client may break: no name gets other bytes, and a journal's objects
-//! come from one server.
+//! The store itself asserts what no client may break: no name gets other bytes, a journal's objects come
+//! from one server.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use everpoint_format::data::DataIndex;
+use everpoint_format::index::BlockEntry;
 use everpoint_journal::path::Listing;
 use everpoint_units::{JournalId, MachineId, ObjectNo, ServerId};
-use everpoint_vault::history::{ObjectFound, decode_object};
+use everpoint_vault::history::{ObjectDamage, ObjectFound, decode_object};
+
+use super::disk::contents_of;
+use super::oracle::{Content, index};
 
 /// What an object is called.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -48,6 +54,8 @@ pub(crate) enum Reply {
 pub(crate) struct Stored {
     pub(crate) bytes: Bytes,
     pub(crate) found: Option<ObjectFound>,
+    /// What the frames of each block stand for, opened when they are first wanted.
+    opened: Vec<OnceCell<Option<Vec<Content>>>>,
 }
 
 /// See the module.
@@ -55,11 +63,15 @@ pub(crate) struct Stored {
 pub(crate) struct Store {
     objects: BTreeMap<Name, Rc<Stored>>,
     writers: BTreeMap<JournalId, ServerId>,
-    sealed: BTreeSet<JournalId>,
+    /// By the journal that goes on.
+    sealed: BTreeMap<JournalId, JournalId>,
+    /// Seals since somebody last looked.
+    fresh_seals: Vec<(JournalId, JournalId)>,
     /// Journals with an `end`. Nothing deletes yet, so nobody creates one.
     ends: BTreeSet<JournalId>,
-    /// Creates that were carried out.
     pub(crate) created: u64,
+    /// Objects of which a bit has turned.
+    pub(crate) rotten: BTreeSet<Name>,
 }
 
 impl Store {
@@ -67,7 +79,7 @@ impl Store {
     ///
     /// # Panics
     ///
-    /// When a client breaks a rule of the vault; the text says which.
+    /// When a client breaks what the store asserts.
     pub(crate) fn carry_out(&mut self, request: &Request) -> Reply {
         match request {
             Request::Create(name, bytes) => self.create(*name, bytes),
@@ -77,7 +89,7 @@ impl Store {
                 journals.dedup();
                 Reply::Journals(journals)
             }
-            Request::ListJournal(journal) => Reply::Listing(self.list(*journal)),
+            Request::ListJournal(journal) => Reply::Listing(self.listing(*journal)),
             Request::HasEnd(journal) => Reply::End(self.ends.contains(journal)),
         }
     }
@@ -86,11 +98,9 @@ impl Store {
         if self.objects.contains_key(&name) {
             return Reply::Exists;
         }
-        let found = match name {
-            Name::Origin(_) => None,
-            Name::Object(..) => Some(decode_object(bytes).expect("what is stored decodes")),
-        };
-        if let (Name::Object(journal, _), Some(ObjectFound::Data(data, _))) = (name, &found) {
+        let stored = Stored::new(name, bytes.clone());
+        if let (Name::Object(journal, _), Some(ObjectFound::Data(data, _))) = (name, &stored.found)
+        {
             let server = data.header.server;
             let writer = *self.writers.entry(journal).or_insert(server);
             assert_eq!(writer, server, "two servers write data in {journal}");
@@ -99,14 +109,15 @@ impl Store {
                 "an object in a strange journal"
             );
         }
-        if let (Name::Object(journal, _), Some(ObjectFound::Seal(_))) = (name, &found) {
-            self.sealed.insert(journal);
+        assert!(
+            !matches!(stored.found, Some(ObjectFound::Damaged(_))),
+            "what is stored decodes"
+        );
+        if let (Name::Object(journal, _), Some(ObjectFound::Seal(seal))) = (name, &stored.found) {
+            self.sealed.entry(journal).or_insert(seal.successor);
+            self.fresh_seals.push((journal, seal.successor));
         }
         self.created += 1;
-        let stored = Stored {
-            bytes: bytes.clone(),
-            found,
-        };
         self.objects.insert(name, Rc::new(stored));
         Reply::Created
     }
@@ -118,7 +129,28 @@ impl Store {
         })
     }
 
-    fn list(&self, journal: JournalId) -> Listing {
+    /// Turns one bit of an object of a journal; false if there is none.
+    pub(crate) fn rot(&mut self, draw: u64) -> bool {
+        let objects = self.objects.keys();
+        let objects: Vec<Name> = objects
+            .filter(|name| matches!(name, Name::Object(..)))
+            .copied()
+            .collect();
+        let Some(count) = std::num::NonZeroUsize::new(objects.len()) else {
+            return false;
+        };
+        let name = objects[index(draw >> 32) % count];
+        let mut bytes = self.objects[&name].bytes.to_vec();
+        let at = index(draw >> 3) % bytes.len();
+        bytes[at] ^= 1 << (draw & 7);
+        let stored = Stored::new(name, Bytes::from(bytes));
+        self.objects.insert(name, Rc::new(stored));
+        self.rotten.insert(name);
+        true
+    }
+
+    /// A journal's complete listing.
+    pub(crate) fn listing(&self, journal: JournalId) -> Listing {
         let from = Name::Object(journal, ObjectNo::ZERO);
         let to = Name::Object(journal, ObjectNo(u64::MAX));
         let objects = self.objects.range(from..=to);
@@ -134,16 +166,65 @@ impl Store {
 
     /// Whether somebody has sealed a journal: whoever writes there may not know yet.
     pub(crate) fn is_sealed(&self, journal: JournalId) -> bool {
-        self.sealed.contains(&journal)
+        self.sealed.contains_key(&journal)
     }
 
-    /// An object, for who looks at the store from outside.
-    pub(crate) fn get(&self, name: Name) -> Option<&Rc<Stored>> {
-        self.objects.get(&name)
+    /// Journals that were sealed since the last call, and what goes on.
+    pub(crate) fn fresh_seals(&mut self) -> Vec<(JournalId, JournalId)> {
+        std::mem::take(&mut self.fresh_seals)
+    }
+}
+
+impl Stored {
+    fn new(name: Name, bytes: Bytes) -> Self {
+        let found = match name {
+            Name::Origin(_) => None,
+            Name::Object(..) => Some(decode(&bytes)),
+        };
+        let blocks = match &found {
+            Some(ObjectFound::Data(data, _)) => blocks(data).count(),
+            _ => 0,
+        };
+        Self {
+            bytes,
+            found,
+            opened: vec![OnceCell::new(); blocks],
+        }
     }
 
-    /// A journal's listing, for who looks at the store from outside.
-    pub(crate) fn listing(&self, journal: JournalId) -> Listing {
-        self.list(journal)
+    /// The index, where it is a data object that decodes.
+    pub(crate) fn index(&self) -> Option<&DataIndex> {
+        match &self.found {
+            Some(ObjectFound::Data(data, _)) => Some(data),
+            _ => None,
+        }
     }
+
+    /// What a block's records hold, sector by sector; `None` where its frame does not open, or holds
+    /// what was never written.
+    pub(crate) fn contents(&self, section: usize, block: usize) -> Option<&[Content]> {
+        let sections = &self.index()?.index.sections;
+        let before = sections[..section].iter();
+        let before: usize = before.map(|section| section.blocks.len()).sum();
+        let entry = &sections[section].blocks[block];
+        let opened = self.opened[before + block].get_or_init(|| self.open(entry));
+        opened.as_deref()
+    }
+
+    fn open(&self, block: &BlockEntry) -> Option<Vec<Content>> {
+        let at = index(block.frame_at);
+        let frame = self.bytes.slice(at..at + block.frame.stored_len as usize);
+        contents_of(&block.frame.open(&frame).ok()?)
+    }
+}
+
+fn blocks(data: &DataIndex) -> impl Iterator<Item = &BlockEntry> {
+    let sections = data.index.sections.iter();
+    sections.flat_map(|section| &section.blocks)
+}
+
+/// What an object says: one that does not decode is damaged, as a reader of a vault takes it.
+fn decode(bytes: &Bytes) -> ObjectFound {
+    let damaged = |error| ObjectFound::Damaged(ObjectDamage::Decode(error));
+    decode_object(bytes).unwrap_or_else(damaged)
 }

@@ -3,66 +3,80 @@
 use super::*;
 
 impl World<'_> {
-    pub(super) fn drive_all(&mut self) {
-        for disk in 0..self.agent.disks.len() {
-            self.drive(disk);
+    pub(super) fn drive_all(&mut self, machine: usize) {
+        for disk in 0..self.plan.shape.disks {
+            self.drive(machine, disk);
         }
     }
 
     /// Does what a disk's core wants done.
-    pub(super) fn drive(&mut self, disk: usize) {
+    pub(super) fn drive(&mut self, machine: usize, disk: usize) {
         loop {
             let fresh = GenerationId(self.draws.node.bits());
-            let stamp = self.stamp();
-            let life = self.life();
+            let stamp = self.stamp(machine);
+            let life = self.life(machine);
             let effect = life.disks[disk].core.poll(stamp, &mut life.order, fresh);
             match effect {
-                Some(effect) => self.act(disk, effect),
+                Some(effect) => self.act(machine, disk, effect),
                 None => break,
             }
         }
-        self.send_next(disk);
+        self.send_next(machine, disk);
         let now = self.schedule.now();
-        let protected = &mut self.life().disks[disk];
+        let protected = &mut self.life(machine).disks[disk];
         if let Some(at) = protected.core.deadline()
             && protected.look_at.is_none_or(|look| at < look || look < now)
         {
             protected.look_at = Some(at);
-            let event = Event::Agent(self.agent.life_no, AgentEvent::Look(disk));
+            let event = Event::Agent(
+                machine,
+                self.agents[machine].life_no,
+                AgentEvent::Look(disk),
+            );
             self.schedule.at(at, event);
         }
     }
 
-    pub(super) fn act(&mut self, disk: usize, effect: Effect) {
+    pub(super) fn act(&mut self, machine: usize, disk: usize, effect: Effect) {
         match effect {
             Effect::OpenStream => {
-                if let Some(link) = self.life().phase.link() {
-                    self.send(link, Side::Agent, Message::OpenDisk(disk_id(disk)));
+                if let Some(link) = self.life(machine).phase.link() {
+                    self.send(link, Side::Agent, Message::OpenDisk(disk_id(machine, disk)));
                 }
             }
             Effect::CloseLink { fault } => {
-                self.tell(|| format!("disk {disk}: {fault}"));
-                if let Some(link) = self.life().phase.link() {
+                self.tell(|| format!("machine {machine}, disk {disk}: {fault}"));
+                if let Some(link) = self.life(machine).phase.link() {
                     self.close(link, Side::Agent, CloseReason::Order);
-                    self.agent_after(Duration::ZERO, AgentEvent::Session);
-                    self.session_ended(true, false);
+                    self.agent_after(machine, Duration::ZERO, AgentEvent::Session);
+                    self.session_ended(machine, true, false);
                 }
             }
             Effect::OrderLost { because, .. } => {
-                self.tell(|| format!("disk {disk}: order lost: {}", because.word()));
-                self.life().disks[disk].core.handle_order_lost();
+                self.tell(|| {
+                    format!(
+                        "machine {machine}, disk {disk}: order lost: {}",
+                        because.word()
+                    )
+                });
+                self.life(machine).disks[disk].core.handle_order_lost();
             }
             Effect::Freed { wake } => {
                 if wake {
-                    self.wake_packer();
+                    self.wake_packer(machine);
                 }
-                self.room_was_made(disk);
+                self.room_was_made(machine, disk);
             }
             Effect::Begun { wanted, generation } => {
-                self.tell(|| format!("disk {disk}: generation on {:?}", wanted.base));
-                self.note_given();
+                self.tell(|| {
+                    format!(
+                        "machine {machine}, disk {disk}: generation on {:?}",
+                        wanted.base
+                    )
+                });
+                self.note_given(machine);
                 let sectors = self.plan.shape.sectors;
-                let protected = &mut self.life().disks[disk];
+                let protected = &mut self.life(machine).disks[disk];
                 protected.generation = generation;
                 protected.resync = Some(ResyncCore::new(ResyncPlan {
                     generation,
@@ -70,39 +84,42 @@ impl World<'_> {
                     compares: wanted.base.is_some(),
                     rate_max: None,
                 }));
-                self.wake_packer();
-                self.resync(disk);
+                self.wake_packer(machine);
+                self.resync(machine, disk);
             }
-            Effect::StopResync => self.life().disks[disk].resync = None,
-            Effect::Reserve => self.reserve(None),
+            Effect::StopResync => {
+                self.life(machine).disks[disk].resync = None;
+                self.give_back_room(machine, disk);
+            }
+            Effect::Reserve => self.reserve(machine, None),
             Effect::Marks(marks) => {
-                let cut = self.life().committed_cut.max(marks.committed_cut);
-                self.life().committed_cut = cut;
-                self.oracle.committed_cut = self.oracle.committed_cut.max(cut);
-                self.agent.remembered = self.agent.remembered.risen_to(marks.epoch);
+                let cut = self.life(machine).committed_cut.max(marks.committed_cut);
+                self.life(machine).committed_cut = cut;
+                let session = &mut self.agents[machine].state.session;
+                *session = session.risen_to(marks.epoch);
             }
             Effect::Answer(answer) => {
-                if let Some(resync) = &mut self.life().disks[disk].resync {
+                if let Some(resync) = &mut self.life(machine).disks[disk].resync {
                     resync.handle_answer(answer);
                 }
-                self.resync(disk);
+                self.resync(machine, disk);
             }
-            Effect::Drained(_) => (),
+            Effect::Drained(tail) => self.drained(machine, disk, tail),
         }
     }
 
     /// Others may wait for the same room.
-    pub(super) fn room_was_made(&mut self, disk: usize) {
-        for other in 0..self.agent.disks.len() {
-            self.resync(other);
-            if other != disk && self.life().disks[other].core.waits_for_room() {
-                self.agent_after(Duration::ZERO, AgentEvent::Look(other));
+    pub(super) fn room_was_made(&mut self, machine: usize, disk: usize) {
+        for other in 0..self.plan.shape.disks {
+            self.resync(machine, other);
+            if other != disk && self.life(machine).disks[other].core.waits_for_room() {
+                self.agent_after(machine, Duration::ZERO, AgentEvent::Look(other));
             }
         }
     }
 
-    pub(super) fn send_next(&mut self, disk: usize) {
-        let life = self.life();
+    pub(super) fn send_next(&mut self, machine: usize, disk: usize) {
+        let life = self.life(machine);
         let Some(link) = life.phase.link().filter(|link| life.phase.is_open(*link)) else {
             return;
         };
@@ -113,7 +130,7 @@ impl World<'_> {
             return;
         };
         life.disks[disk].sending = true;
-        let id = disk_id(disk);
+        let id = disk_id(machine, disk);
         let message = match outgoing {
             Outgoing::Block(block) => {
                 let header = &block.header;
@@ -128,6 +145,6 @@ impl World<'_> {
         };
         self.send(link, Side::Agent, message);
         let delay = Duration::from_micros(self.draws.link.between(20, 3_000));
-        self.agent_after(delay, AgentEvent::Sent(disk, link));
+        self.agent_after(machine, delay, AgentEvent::Sent(disk, link));
     }
 }

@@ -3,65 +3,69 @@
 use super::*;
 
 impl World<'_> {
-    pub(super) fn session(&mut self) {
+    pub(super) fn session(&mut self, machine: usize) {
         let now = self.schedule.now();
-        let life = self.life();
+        let life = self.life(machine);
         if !matches!(life.phase, Phase::Idle) {
             return;
         }
         match life.sessions.attempt(now) {
             Attempt::Until(at) => {
-                let event = Event::Agent(self.agent.life_no, AgentEvent::Session);
+                let event =
+                    Event::Agent(machine, self.agents[machine].life_no, AgentEvent::Session);
                 self.schedule.at(at, event);
             }
-            Attempt::Server(server) => self.connect(server),
+            Attempt::Server(server) => self.connect(machine, server),
         }
     }
 
-    pub(super) fn connect(&mut self, server: usize) {
-        let Some(link) = self.begin_link(server) else {
+    pub(super) fn connect(&mut self, machine: usize, server: usize) {
+        let Some(link) = self.begin_link(machine, server) else {
             let now = self.schedule.now();
             let jitter = self.draws.node.fraction();
-            self.life().sessions.handle_failed(now, jitter);
+            self.life(machine).sessions.handle_failed(now, jitter);
             // A refused connection takes its time, too.
-            return self.agent_after(Duration::from_millis(2), AgentEvent::Session);
+            return self.agent_after(machine, Duration::from_millis(2), AgentEvent::Session);
         };
-        self.life().phase = Phase::Greeting(link);
-        let count = u32::try_from(self.agent.disks.len()).expect("few disks");
-        let clock = self.wall_time();
-        let hello = hello(MACHINE, self.agent.remembered, announcement(count), clock);
+        self.life(machine).phase = Phase::Greeting(link);
+        let count = u32::try_from(self.plan.shape.disks).expect("few disks");
+        let clock = self.wall_time(Node::Agent(machine));
+        let hello = hello(
+            machine_id(machine),
+            self.agents[machine].state.session,
+            announcement(count),
+            clock,
+        );
         self.send(link, Side::Agent, Message::Hello(hello));
         // Whoever says nothing for long is left.
         let delay = Duration::from_secs(10);
-        self.agent_after(delay, AgentEvent::GreetingLate(link));
+        self.agent_after(machine, delay, AgentEvent::GreetingLate(link));
     }
 
     /// A link said something to the agent.
-    pub(crate) fn agent_hears(&mut self, link: LinkId, message: Message) {
-        if self.agent.life.is_none() {
+    pub(crate) fn agent_hears(&mut self, machine: usize, link: LinkId, message: Message) {
+        if self.agents[machine].life.is_none() {
             return;
         }
         let now = self.schedule.now();
         match message {
-            Message::Greeting(answer) => self.greeted(link, answer),
-            Message::Said(disk, said) if self.life().phase.is_open(link) => {
-                let ids = (0..self.agent.disks.len()).map(disk_id);
-                let index = ids.into_iter().position(|id| id == disk);
-                let index = index.expect("a disk of this machine");
-                let core = &mut self.life().disks[index].core;
+            Message::Greeting(answer) => self.greeted(machine, link, answer),
+            Message::Said(disk, said) if self.life(machine).phase.is_open(link) => {
+                let (_, index) = place_of(disk);
+                let core = &mut self.life(machine).disks[index].core;
                 match said {
                     ToAgent::DiskState(state) => core.handle_opened(state, now),
                     said => core.handle_message(said, now),
                 }
-                self.note_cached(link, index);
-                self.drive(index);
+                self.note_cached(machine, link, index);
+                self.drive(machine, index);
             }
             _ => (),
         }
     }
 
     /// What the agent believes to be cached, and therefore holds no longer: the server has to have it.
-    pub(super) fn note_cached(&mut self, link: LinkId, disk: usize) {
+    pub(super) fn note_cached(&mut self, machine: usize, link: LinkId, disk: usize) {
         let server = self.links[link].server;
         let life = self.servers[server].life.as_ref();
         let journal = life.and_then(|life| life.journal);
@@ -69,37 +73,51 @@ impl World<'_> {
             // It was taken over, or is about to know: its log is worth nothing any more.
             return;
         }
-        let protected = &self.life().disks[disk];
+        let protected = &self.life(machine).disks[disk];
         let Some(marks) = protected.core.source().marks() else {
             return;
         };
         let cached = (marks.generation, marks.cached);
         if let Some(through) = protected.sent.get(&cached).copied() {
-            let known = self.oracle.cached.entry((server, disk_id(disk)));
+            let truth = self.oracle.of(machine);
+            let known = truth.cached.entry((server, disk));
             let known = known.or_insert(Seq::ZERO);
             *known = through.max(*known);
         }
     }
 
-    pub(super) fn greeted(&mut self, link: LinkId, answer: ToAgent) {
-        let remembered = self.agent.remembered;
+    pub(super) fn greeted(&mut self, machine: usize, link: LinkId, answer: ToAgent) {
+        let remembered = self.agents[machine].state.session;
         let admitted = answer_of(answer).and_then(|answer| Admission::check(&answer, remembered));
         match admitted {
             Ok(admission) => {
-                self.life().phase = Phase::Admitting(link, admission);
-                self.admit();
+                self.life(machine).phase = Phase::Admitting(link, admission);
+                self.admit(machine);
             }
             Err(error) => {
-                self.tell(|| format!("no session: {error}"));
+                self.tell(|| format!("agent {machine}: no session: {error}"));
                 self.close(link, Side::Agent, CloseReason::Unspecified);
-                self.session_ended(false, false);
+                self.session_ended(machine, false, false);
             }
         }
     }
 
-    pub(super) fn admit(&mut self) {
+    pub(super) fn remembered(&mut self, machine: usize, link: LinkId, state: SessionState) {
+        if !self.takes_effect(Node::Agent(machine)) {
+            return;
+        }
+        self.agents[machine].state.session = state;
+        if let Phase::Admitting(at, admission) = &mut self.life(machine).phase
+            && *at == link
+        {
+            admission.handle_remembered();
+            self.admit(machine);
+        }
+    }
+
+    pub(super) fn admit(&mut self, machine: usize) {
         let now = self.schedule.now();
-        let life = self.life();
+        let life = self.life(machine);
         let Phase::Admitting(link, admission) = &life.phase else {
             return;
         };
@@ -107,9 +125,9 @@ impl World<'_> {
         match admission.step(&mut life.order, now) {
             Step::Remember(state) => {
                 let delay = Duration::from_micros(self.draws.node.between(100, 5_000));
-                self.agent_after(delay, AgentEvent::Remembered(link, state));
+                self.agent_after(machine, delay, AgentEvent::Remembered(link, state));
             }
-            Step::Reserve(mark) => self.reserve(Some((link, mark))),
+            Step::Reserve(mark) => self.reserve(machine, Some((link, mark))),
             Step::Open { epoch, lost } => {
                 life.phase = Phase::Open(link);
                 for disk in &mut life.disks {
@@ -119,26 +137,26 @@ impl World<'_> {
                     disk.sending = false;
                     disk.core.handle_session(Some(epoch), false, now);
                 }
-                self.tell(|| format!("session on link {link}, epoch {}", epoch.0));
-                self.drive_all();
+                self.tell(|| format!("agent {machine}: session on link {link}, epoch {}", epoch.0));
+                self.drive_all(machine);
             }
         }
     }
 
     /// The agent hears that its link is gone.
-    pub(crate) fn agent_loses_link(&mut self, link: LinkId, ended: Ended) {
-        if self.agent.life.is_none() || self.life().phase.link() != Some(link) {
+    pub(crate) fn agent_loses_link(&mut self, machine: usize, link: LinkId, ended: Ended) {
+        if self.agents[machine].life.is_none() || self.life(machine).phase.link() != Some(link) {
             return;
         }
-        let was_open = self.life().phase.is_open(link);
+        let was_open = self.life(machine).phase.is_open(link);
         let accused = ended == Ended::Closed(CloseReason::Order);
-        self.session_ended(was_open, accused);
+        self.session_ended(machine, was_open, accused);
     }
 
-    pub(super) fn session_ended(&mut self, was_open: bool, accused: bool) {
+    pub(super) fn session_ended(&mut self, machine: usize, was_open: bool, accused: bool) {
         let now = self.schedule.now();
         let jitter = self.draws.node.fraction();
-        let life = self.life();
+        let life = self.life(machine);
         life.phase = Phase::Idle;
         if was_open {
             life.sessions.handle_ended(now, jitter);
@@ -146,10 +164,10 @@ impl World<'_> {
                 disk.core.handle_session(None, accused, now);
                 disk.sending = false;
             }
-            self.drive_all();
+            self.drive_all(machine);
         } else {
             life.sessions.handle_failed(now, jitter);
         }
-        self.session();
+        self.session(machine);
     }
 }

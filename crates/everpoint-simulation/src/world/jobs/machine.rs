@@ -1,18 +1,21 @@
-//! The machine's path: does it lead here?
+//! A machine's path: does it lead here?
+
+use everpoint_journal::path::Damage;
 
 use super::*;
 
 impl World<'_> {
-    /// Reads the machine's path, to see whether it leads here.
-    pub(crate) fn load_machine(&mut self, server: usize) {
+    /// Reads a machine's path, to see whether it leads here.
+    pub(crate) fn load_machine(&mut self, server: usize, machine: MachineId) {
         let life = self.server_life(server);
         let Some(before) = life.journal else { return };
-        life.machine = Owned::Loading;
-        self.begin_job(server, loading(OwnershipCore::default(), before));
+        life.machine(machine).owned = Owned::Loading;
+        self.begin_job(server, loading(machine, OwnershipCore::default(), before));
     }
 
     pub(super) fn load_step(&mut self, server: usize, job: Job, reply: &Reply) -> Option<Job> {
         let Job::Load {
+            machine,
             mut ownership,
             before,
             mut walk,
@@ -26,8 +29,11 @@ impl World<'_> {
         if let Some(bytes) = origin {
             return match created(reply, &bytes) {
                 // Whoever was faster counts: the path is read again.
-                Created::Mine | Created::Others => Some(self.load_again(server, ownership)),
+                Created::Mine | Created::Others => {
+                    Some(self.load_again(server, machine, ownership))
+                }
                 settled => Some(Job::Load {
+                    machine,
                     ownership,
                     before,
                     walk,
@@ -38,7 +44,7 @@ impl World<'_> {
             };
         }
         if let Some((journal, number, stored)) = walk_on(&mut walk, reply)
-            && let Some(ObjectFound::Data(data, _)) = &stored.found
+            && let Some(data) = stored.index()
         {
             for section in &data.index.sections {
                 history.fold(section, journal, number);
@@ -46,6 +52,7 @@ impl World<'_> {
         }
         let Some(end) = walk.end() else {
             return Some(Job::Load {
+                machine,
                 ownership,
                 before,
                 walk,
@@ -57,24 +64,24 @@ impl World<'_> {
         let now = self.server_life(server).journal.expect("it has one");
         match ownership.handle_read(end, before, now) {
             Claim::Serve => {
-                self.tell(|| format!("server {server} owns the machine"));
-                self.oracle.forget_cached(|of| of != server);
-                self.loaded(
-                    server,
-                    Owned::Serves(Box::new(MachineCore::new(MACHINE, &history))),
-                );
+                let index = machine_of(machine);
+                self.tell(|| format!("server {server} owns machine {index}"));
+                self.oracle.of(index).forget_cached(|of| of != server);
+                let core = MachineCore::new(machine, &history);
+                self.loaded(server, machine, Owned::Serves(Box::new(core)));
                 None
             }
-            Claim::ReadAgain => Some(self.load_again(server, ownership)),
+            Claim::ReadAgain => Some(self.load_again(server, machine, ownership)),
             Claim::CreateOrigin => {
                 let origin = Origin {
                     vault: VAULT,
-                    machine: MACHINE,
+                    machine,
                     journal: before,
-                    created_at: self.wall_time(),
+                    created_at: self.wall_time(Node::Server(server)),
                     made_from: None,
                 };
                 Some(Job::Load {
+                    machine,
                     ownership,
                     before,
                     walk,
@@ -85,28 +92,37 @@ impl World<'_> {
             }
             Claim::Refuse(why) => {
                 if end == PathEnd::Broken {
-                    self.violate(format!("the path is broken: {:?}", walk.damage()));
+                    self.path_is_broken(walk.damage());
                 }
                 self.tell(|| format!("server {server}: {why}"));
-                self.loaded(server, Owned::Refused(why));
+                self.loaded(server, machine, Owned::Refused(why));
                 None
             }
         }
     }
 
-    pub(super) fn load_again(&mut self, server: usize, ownership: OwnershipCore) -> Job {
-        let before = self.server_life(server).journal.expect("it has one");
-        loading(ownership, before)
+    /// A path that cannot be followed is a broken promise, unless an object rotted.
+    pub(crate) fn path_is_broken(&mut self, damage: &[Damage]) {
+        if self.store.rotten.is_empty() {
+            self.violate(format!("a path is broken: {damage:?}"));
+        } else {
+            self.outcome.detected += 1;
+        }
     }
 
-    pub(super) fn loaded(&mut self, server: usize, machine: Owned) {
+    fn load_again(&mut self, server: usize, machine: MachineId, ownership: OwnershipCore) -> Job {
+        let before = self.server_life(server).journal.expect("it has one");
+        loading(machine, ownership, before)
+    }
+
+    fn loaded(&mut self, server: usize, machine: MachineId, owned: Owned) {
         let life = self.server_life(server);
-        life.machine = machine;
+        life.machine(machine).owned = owned;
         if let BootStep::TakeUp { .. } = life.boot_step() {
             return self.boot(server);
         }
-        self.check_cached(server);
-        self.greet(server);
+        self.check_cached(server, machine_of(machine));
+        self.greet(server, machine);
         self.commit(server);
     }
 }

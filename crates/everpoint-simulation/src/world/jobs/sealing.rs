@@ -21,7 +21,7 @@ impl World<'_> {
             successor,
             server: server_id(server),
             assignment: 0,
-            now: self.wall_time(),
+            now: self.wall_time(Node::Server(server)),
         };
         Job::Seal {
             sealing: Sealing::new(order),
@@ -100,14 +100,11 @@ impl World<'_> {
         match purpose {
             Purpose::Boot => self.boot_step_done(server),
             Purpose::TakeOver => {
-                if found == wanted {
-                    // Whoever wrote there owns nothing any more: what its log alone has is gone.
-                    self.oracle.forget_cached(|of| of != server);
-                }
-                // Its machine may be this server's now: the next hello finds out.
-                let life = self.server_life(server);
-                if matches!(life.machine, Owned::Refused(_)) {
-                    life.machine = Owned::Unknown;
+                // Its machines may be this server's now: the next hellos find out.
+                for machine in self.server_life(server).machines.values_mut() {
+                    if matches!(machine.owned, Owned::Refused(_)) {
+                        machine.owned = Owned::Unknown;
+                    }
                 }
             }
             Purpose::Rotate { then } => {
@@ -181,6 +178,7 @@ impl World<'_> {
         let own = life.journal.expect("it serves");
         let successor = next_journal([own.level, target.level], random);
         self.servers[server].journals.push(successor);
+        self.oracle.opened(successor, server);
         let purpose = Purpose::Rotate { then: target };
         let job = self.sealing_for(server, own, successor, purpose);
         self.begin_job(server, job);

@@ -8,7 +8,10 @@ impl World<'_> {
         let step = self.server_life(server).boot.step();
         match step {
             BootStep::ListJournals => return self.begin_job(server, Job::ListJournals),
-            BootStep::Note { journal } => self.servers[server].journals.push(journal),
+            BootStep::Note { journal } => {
+                self.servers[server].journals.push(journal);
+                self.oracle.opened(journal, server);
+            }
             BootStep::RecoverLog { journal } => {
                 if !self.recover_log(server, journal) {
                     return;
@@ -58,6 +61,13 @@ impl World<'_> {
         };
         let mut random = self.servers[server].random.split(journal.level.0 + 7);
         let bits = Box::new(move || random.bits());
+        if self.schedule.now() < self.servers[server].sick_until {
+            let disk = &self.servers[server].disk;
+            disk.set_faults(Faults {
+                sync_fails_at: Some(disk.operations() + 1),
+                ..self.servers[server].faults()
+            });
+        }
         let storage = Arc::new(self.servers[server].disk.clone());
         match SteppedLog::open_on(storage, &config, owner, bits) {
             Ok((log, recovered)) => {
@@ -68,15 +78,26 @@ impl World<'_> {
                 true
             }
             Err(error) => {
-                if self.healed {
-                    self.violate(format!(
-                        "the log of server {server} does not open: {error:?}"
-                    ));
-                }
-                self.server_ends(server, "the log does not open");
+                self.log_does_not_open(server, &error);
                 false
             }
         }
+    }
+
+    /// Named damage of a disk that lied or rotted is for an operator, who replaces the disk.
+    fn log_does_not_open(&mut self, server: usize, error: &OpenError) {
+        self.tell(|| format!("server {server}: {error}"));
+        if self.servers[server].harmed {
+            self.outcome.detected += 1;
+            self.crash_server(server, Duration::from_millis(500), Loss::Disk);
+            return;
+        }
+        if self.healed {
+            self.violate(format!(
+                "the log of server {server} does not open: {error:?}"
+            ));
+        }
+        self.server_ends(server, "the log does not open");
     }
 
     /// Reads the recovered tail, block by block; each goes to its machine, once that is loaded.
@@ -96,11 +117,13 @@ impl World<'_> {
                         life.tail_block = Some(block.expect("what was logged decodes"));
                     }
                     Ok(None) => break,
-                    Err(_) => return self.server_ends(server, "the log cannot be read"),
+                    Err(error) => return self.log_is_damaged(server, &error),
                 }
             }
-            match &mut life.machine {
-                Owned::Unknown => return self.load_machine(server),
+            let block = life.tail_block.as_ref().expect("it was read");
+            let machine = block.header().machine;
+            match &mut life.machines.entry(machine).or_default().owned {
+                Owned::Unknown => return self.load_machine(server, machine),
                 Owned::Loading => return,
                 Owned::Refused(_) => life.tail_block = None,
                 Owned::Serves(core) => {
@@ -117,7 +140,9 @@ impl World<'_> {
             let len = recovered.block_len().0;
             life.backlog.recovered(first, last, len);
         }
-        self.check_cached(server);
+        for machine in 0..self.agents.len() {
+            self.check_cached(server, machine);
+        }
         self.boot_step_done(server);
     }
 

@@ -28,7 +28,7 @@ impl World<'_> {
                     vault: VAULT,
                     server: server_id(server),
                 };
-                let created_at = self.wall_time();
+                let created_at = self.wall_time(Node::Server(server));
                 let life = self.server_life(server);
                 let core = life.commit.as_mut().expect("looked at");
                 let object = core.freeze(writer, created_at);
@@ -43,7 +43,9 @@ impl World<'_> {
             }
         }
         let now = self.schedule.now();
-        let life = self.server_life(server);
+        let Some(life) = &mut self.servers[server].life else {
+            return;
+        };
         let timeout = life.commit.as_ref().and_then(CommitCore::poll_timeout);
         if let Some(at) = timeout
             && now < at
@@ -72,16 +74,17 @@ impl World<'_> {
             };
             life.taken = Some(cached);
         }
-        let goes_on = match &life.machine {
+        let block = &life.taken.as_ref().expect("taken above").block;
+        let (machine, disk) = (block.header().machine, block.header().disk);
+        let owned = &life.machines.entry(machine).or_default().owned;
+        let goes_on = match owned {
             Owned::Unknown => {
-                self.load_machine(server);
+                self.load_machine(server, machine);
                 return false;
             }
             Owned::Loading => return false,
             Owned::Refused(_) => false,
             Owned::Serves(core) => {
-                let block = &life.taken.as_ref().expect("taken above").block;
-                let disk = block.header().disk;
                 let commit = life.commit.as_mut().expect("it serves");
                 if !commit.knows(disk) {
                     commit.handle_stands(disk, core.committed(disk));
@@ -106,10 +109,27 @@ impl World<'_> {
     }
 
     pub(super) fn lost_records(&mut self, server: usize) -> bool {
-        self.violate(format!(
-            "the log of server {server} ends before a block that it holds"
-        ));
+        if self.servers[server].is_dead_at_disk() {
+            return false;
+        }
+        if self.servers[server].harmed {
+            self.outcome.detected += 1;
+            self.server_ends(server, "the log has not what it held");
+        } else {
+            self.violate(format!(
+                "the log of server {server} ends before a block that it holds"
+            ));
+        }
         false
+    }
+
+    /// Records that cannot be read: named, and a new start reads the medium.
+    pub(super) fn log_is_damaged(&mut self, server: usize, error: &ReadError) {
+        self.tell(|| format!("server {server}: {error}"));
+        if self.servers[server].harmed {
+            self.outcome.detected += 1;
+        }
+        self.server_ends(server, "the log cannot be read");
     }
 
     pub(super) fn committed(
@@ -120,7 +140,7 @@ impl World<'_> {
         for covers in what {
             let life = self.server_life(server);
             for (disk, committed) in &covers.disks {
-                if let Owned::Serves(core) = &mut life.machine {
+                if let Owned::Serves(core) = &mut life.machine(committed.machine).owned {
                     let through = committed.complete_through;
                     core.handle_committed(*disk, committed.position, through);
                 }
@@ -128,8 +148,8 @@ impl World<'_> {
             if let (Some(position), Some(log)) = (covers.through, &life.log) {
                 log.free_through(position);
             }
-            for disk in covers.disks.keys() {
-                self.send_marks(server, *disk);
+            for (disk, committed) in &covers.disks {
+                self.send_marks(server, committed.machine, *disk);
             }
         }
         self.wake_log(server);
@@ -155,21 +175,29 @@ impl World<'_> {
     }
 
     /// A server's own word about its log, held against what it found there.
-    pub(crate) fn check_cached(&mut self, server: usize) {
+    pub(crate) fn check_cached(&mut self, server: usize, machine: usize) {
         let Some(life) = &self.servers[server].life else {
             return;
         };
-        let Owned::Serves(core) = &life.machine else {
+        let owned = life.machines.get(&machine_id(machine));
+        let Some(Owned::Serves(core)) = owned.map(|machine| &machine.owned) else {
             return;
         };
         let mut broken = Vec::new();
-        for ((of, disk), through) in &self.oracle.cached {
-            let has = core.held_through(*disk);
+        for ((of, disk), through) in &self.oracle.of(machine).cached {
+            let has = core.held_through(disk_id(machine, *disk));
             if *of == server && has < *through {
                 broken.push(format!(
-                    "server {server} said that disk {disk} is cached through {through}, and has it through {has}"
+                    "server {server} said that disk {disk} of machine {machine} is cached through {through}, and has it through {has}"
                 ));
             }
+        }
+        let harmed = self.servers[server].harmed || !self.store.rotten.is_empty();
+        if harmed && !broken.is_empty() {
+            // Its disk lied, or rotted where a torn write would be, or the path that its tail went on is
+            // damaged: agents will find out, and say so.
+            self.outcome.detected += 1;
+            return self.oracle.of(machine).forget_cached(|of| of == server);
         }
         for what in broken {
             self.violate(what);

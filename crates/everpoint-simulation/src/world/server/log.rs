@@ -4,7 +4,10 @@ use super::*;
 
 impl World<'_> {
     pub(crate) fn wake_log(&mut self, server: usize) {
-        let delay = Duration::from_micros(self.draws.node.between(50, 6_000));
+        let mut delay = Duration::from_micros(self.draws.node.between(50, 6_000));
+        if self.schedule.now() < self.servers[server].slow_until {
+            delay += Duration::from_millis(self.draws.node.between(50, 700));
+        }
         let life = self.server_life(server);
         if !std::mem::replace(&mut life.log_awake, true) {
             self.server_after(server, delay, ServerEvent::Log);
@@ -18,6 +21,10 @@ impl World<'_> {
         while log.keep() {}
         let written = log.write();
         while log.keep() {}
+        if self.servers[server].is_dead_at_disk() {
+            return;
+        }
+        self.check_quota(server);
         self.settle_appends(server);
         match written {
             Written::Synced => {
@@ -39,6 +46,17 @@ impl World<'_> {
         }
     }
 
+    /// The log keeps to its quota, whatever happens.
+    fn check_quota(&mut self, server: usize) {
+        let quota = FILE_LEN * self.plan.shape.log_files;
+        let used = self.servers[server].disk.total_len();
+        if quota < used {
+            self.violate(format!(
+                "the log of server {server} takes {used} bytes of {quota}"
+            ));
+        }
+    }
+
     /// Says what is cached: only the log's own word makes it so.
     pub(super) fn settle_appends(&mut self, server: usize) {
         loop {
@@ -52,16 +70,17 @@ impl World<'_> {
                 Some(Err(error)) => return self.violate(format!("an append failed: {error:?}")),
             };
             let (_, block, digests) = life.appends.pop_front().expect("it was looked at");
-            let (disk, at) = (block.header().disk, block.header().position());
+            let (machine, disk) = (block.header().machine, block.header().disk);
+            let at = block.header().position();
             life.backlog.push(Cached {
                 position,
                 block,
                 digests: Some(digests),
             });
-            if let Owned::Serves(core) = &mut life.machine {
+            if let Owned::Serves(core) = &mut life.machine(machine).owned {
                 core.handle_cached(disk, at);
             }
-            self.send_marks(server, disk);
+            self.send_marks(server, machine, disk);
         }
     }
 }

@@ -1,17 +1,19 @@
-//! Sessions with the agent: hellos, blocks, what is answered.
+//! Sessions with agents: hellos, blocks, what is answered.
 
 use super::*;
 
 impl World<'_> {
-    /// The agent connects; `None` where nobody listens.
-    pub(crate) fn begin_link(&mut self, server: usize) -> Option<LinkId> {
+    /// An agent connects; `None` where nobody listens.
+    pub(crate) fn begin_link(&mut self, machine: usize, server: usize) -> Option<LinkId> {
         let now = self.schedule.now();
         let node = &self.servers[server];
         let listens = node.life.as_ref().is_some_and(|life| life.serves);
-        if !listens || node.frozen_until(now).is_some() {
+        let parted = self.conditions.are_parted(machine, server, now);
+        if !listens || parted || node.frozen_until(now).is_some() {
             return None;
         }
-        let link = Link::new(server, self.agent.life_no, node.life_no);
+        let agent_life = self.agents[machine].life_no;
+        let link = Link::new((machine, agent_life), (server, node.life_no));
         self.links.push(link);
         Some(self.links.len() - 1)
     }
@@ -20,20 +22,21 @@ impl World<'_> {
         if !self.links[link].open_at_server {
             return;
         }
+        let id = machine_id(self.links[link].machine);
         match message {
             Message::Hello(hello) => {
-                let life = self.server_life(server);
-                life.greetings.push((link, hello));
-                match life.machine {
+                let machine = self.server_life(server).machine(id);
+                machine.greetings.push((link, hello));
+                match machine.owned {
                     // Whoever was refused may have become the owner since.
-                    Owned::Unknown | Owned::Refused(_) => self.load_machine(server),
+                    Owned::Unknown | Owned::Refused(_) => self.load_machine(server, id),
                     Owned::Loading => (),
-                    Owned::Serves(_) => self.greet(server),
+                    Owned::Serves(_) => self.greet(server, id),
                 }
             }
             Message::OpenDisk(disk) => {
-                let life = self.server_life(server);
-                let (Some((at, session)), Owned::Serves(core)) = (life.link, &mut life.machine)
+                let machine = self.server_life(server).machine(id);
+                let (Some((at, session)), Owned::Serves(core)) = (machine.link, &mut machine.owned)
                 else {
                     return;
                 };
@@ -57,8 +60,9 @@ impl World<'_> {
     }
 
     pub(super) fn arrived(&mut self, server: usize, link: LinkId, disk: DiskId, what: Arrived) {
+        let id = machine_id(self.links[link].machine);
         let life = self.server_life(server);
-        if let Some((at, session)) = life.link
+        if let Some((at, session)) = life.machine(id).link
             && at == link
         {
             life.inbox.push_back((link, session, disk, what));
@@ -75,29 +79,31 @@ impl World<'_> {
         self.outcome.small_faults += 1;
         let mut damaged = bytes.to_vec();
         let at = self.draws.link.below(damaged.len() as u64);
-        damaged[super::super::oracle::index(at)] ^= 1 << self.draws.link.below(8);
+        damaged[index(at)] ^= 1 << self.draws.link.below(8);
         Bytes::from(damaged)
     }
 
     /// Answers the hellos that wait, now that the machine is loaded or is not this server's.
-    pub(crate) fn greet(&mut self, server: usize) {
-        let clock = self.wall_time();
-        let greetings = std::mem::take(&mut self.server_life(server).greetings);
+    pub(crate) fn greet(&mut self, server: usize, id: MachineId) {
+        let clock = self.wall_time(Node::Server(server));
+        let greetings = std::mem::take(&mut self.server_life(server).machine(id).greetings);
         for (link, hello) in greetings {
             let life = self.server_life(server);
             let journal = life.journal.expect("it serves");
+            let machine = life.machines.entry(id).or_default();
             let refusal = |reason, text: &str| ToAgent::Refusal {
                 reason,
                 text: text.to_owned(),
             };
-            let answer = match &mut life.machine {
+            let answer = match &mut machine.owned {
                 Owned::Serves(_) if journal.level < hello.highest_epoch => {
                     refusal(RefusalReason::NotOwner, "a higher epoch was seen")
                 }
                 Owned::Serves(core) => {
                     let begun = core.begin_session();
-                    let old = life.link.replace((link, begun.session));
-                    life.inbox.clear();
+                    let old = machine.link.replace((link, begun.session));
+                    life.inbox
+                        .retain(|(_, _, disk, _)| place_of(*disk).0 != machine_of(id));
                     if let Some((old, _)) = old {
                         self.close(old, Side::Server, CloseReason::Superseded);
                     }
@@ -118,11 +124,13 @@ impl World<'_> {
     }
 
     pub(crate) fn server_loses_link(&mut self, server: usize, link: LinkId) {
+        let id = machine_id(self.links[link].machine);
         let Some(life) = &mut self.servers[server].life else {
             return;
         };
-        if life.link.is_some_and(|(at, _)| at == link) {
-            life.link = None;
+        let machine = life.machine(id);
+        if machine.link.is_some_and(|(at, _)| at == link) {
+            machine.link = None;
         }
     }
 
@@ -139,14 +147,15 @@ impl World<'_> {
             let Some((link, session, disk, what)) = life.inbox.pop_front() else {
                 return;
             };
-            let Owned::Serves(core) = &mut life.machine else {
-                return;
+            let id = machine_id(place_of(disk).0);
+            let Owned::Serves(core) = &mut life.machines.entry(id).or_default().owned else {
+                continue;
             };
             let bytes = match what {
                 Arrived::Block(bytes) => bytes,
                 Arrived::Compare(asked) => {
                     if let Some(about) = core.compared(session, disk) {
-                        self.begin_job(server, Job::compare(link, about, asked));
+                        self.begin_job(server, Job::compare(id, link, about, asked));
                         self.compares_go_on(server);
                     }
                     continue;
@@ -167,7 +176,7 @@ impl World<'_> {
                     self.wake_log(server);
                 }
                 (BlockAnswer::Append, Err(_)) | (BlockAnswer::Nothing, _) => (),
-                (BlockAnswer::Marks, _) => self.send_marks(server, disk),
+                (BlockAnswer::Marks, _) => self.send_marks(server, id, disk),
                 (BlockAnswer::Refused { reason, tail }, _) => {
                     let said = Message::Said(disk, ToAgent::Refused { reason, tail });
                     self.send(link, Side::Server, said);
@@ -181,13 +190,20 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn send_marks(&mut self, server: usize, disk: DiskId) {
+    pub(super) fn send_marks(&mut self, server: usize, id: MachineId, disk: DiskId) {
         let life = self.server_life(server);
         let epoch = life.journal.expect("it serves").level;
-        let (Some((link, _)), Owned::Serves(core)) = (life.link, &life.machine) else {
+        let machine = life.machine(id);
+        let (Some((link, _)), Owned::Serves(core)) = (machine.link, &machine.owned) else {
             return;
         };
         if let Some(marks) = core.watermarks(disk, epoch) {
+            let counted: Vec<DiskId> = core.counted().collect();
+            for counted in counted {
+                let (machine, disk) = place_of(counted);
+                let committed = self.oracle.of(machine).committed.entry(disk).or_default();
+                *committed = marks.committed_cut.max(*committed);
+            }
             let said = Message::Said(disk, ToAgent::Watermarks(marks));
             self.send(link, Side::Server, said);
         }
