@@ -12,6 +12,8 @@ mod bites;
 mod floors;
 #[path = "tidy/manifest.rs"]
 mod manifest;
+#[path = "tidy/planted.rs"]
+mod planted;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 #[path = "tidy/tokens.rs"]
@@ -112,6 +114,12 @@ fn a_module_is_a_file_of_its_name() {
 #[test]
 fn nothing_is_left_unfinished_or_ignored() {
     none(rooms::unfinished(&code()));
+}
+
+#[test]
+fn every_bug_and_every_mark_that_is_listed_stands_in_the_code() {
+    none(planted::unplanted(&code()));
+    none(planted::unmarked(&code()));
 }
 
 #[test]

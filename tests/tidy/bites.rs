@@ -1,7 +1,7 @@
 //! Each rule finds what it is for, and lets pass what it is not for. The files here are made up.
 
 use super::manifest::{self, Manifest};
-use super::{Source, floors, rooms, tokens};
+use super::{Source, floors, planted, rooms, tokens};
 
 fn workspace() -> Manifest {
     let text = "[workspace.dependencies]\nbase = { package = \"everpoint-vault\", path = \"v\" }\nplain = \"1\"\n";
@@ -406,4 +406,19 @@ fn a_crate_that_the_architecture_leaves_out_is_found() {
     let crates = ["everpoint-nbd", "everpoint-vault", "everpoint"].map(|name| manifest(name, ""));
     let found = floors::unnamed(&readme, &crates);
     assert_eq!(found, ["crates/README.md:1: does not name everpoint"]);
+}
+
+#[test]
+fn a_bug_or_a_mark_that_is_listed_and_stands_nowhere_is_found() {
+    let all = planted::unplanted(&[]).len();
+    let two = file("if planted!(AckBeforeSync) { reached!(TailOvertaken); }");
+    let found = planted::unplanted(&two);
+    assert_eq!(found.len() + 1, all);
+    assert!(found.iter().all(|found| !found.contains("AckBeforeSync")));
+    assert_eq!(
+        planted::unmarked(&two).len() + 1,
+        planted::unmarked(&[]).len()
+    );
+    let listing = Source::new("crates/everpoint-marks/src/lib.rs", two[0].text.clone());
+    assert_eq!(planted::unplanted(&[listing]).len(), all, "the list itself");
 }

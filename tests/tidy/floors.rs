@@ -9,7 +9,7 @@ use super::tokens;
 /// Every crate, by floor from the lowest. A crate uses only crates on lower floors, and no neighbour, so
 /// that no circle can form and no arrow can run back up. Crates to come have their places already.
 const FLOORS: [&[&str]; 7] = [
-    &["everpoint-units"],
+    &["everpoint-marks", "everpoint-units"],
     &["everpoint-format"],
     &[
         "everpoint-capture",

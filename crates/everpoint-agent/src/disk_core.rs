@@ -20,6 +20,7 @@ use std::time::Duration;
 use everpoint_capture::{DiskSlot, LossReason, PackedBatch, QueueState, Stamp, WriteOrder};
 use everpoint_format::Change;
 use everpoint_format::change::BlockPlace;
+use everpoint_marks::reached;
 use everpoint_replication::source::{Action, FrozenFacts, ResyncReason, Source, WantedGeneration};
 use everpoint_units::{DiskId, GenerationId, Level, MachineId, Moment};
 use everpoint_wire::{DiskState, RefuseReason, ToAgent};
@@ -203,6 +204,7 @@ impl DiskCore {
     pub fn handle_packed(&mut self, packed: PackedBatch) -> bool {
         let place = self.source.place();
         let Some(after) = place.filter(|place| place.generation == packed.generation) else {
+            reached!(BatchWorthless);
             self.numbered.push_back(Numbered::Worthless);
             return false;
         };
@@ -385,10 +387,12 @@ impl DiskCore {
         }
         let begins_at = self.source.begins_at().max(self.seqs_at);
         if stamp.now < begins_at {
+            reached!(GenerationWaits);
             self.begin_at = Some(begins_at);
             return;
         }
         if !order.has_generation_room() {
+            reached!(GenerationWaitsForRoom);
             // A bell rings when there is more, perhaps a moment before anybody listens.
             self.begin_at = Some(stamp.now.after(RETRY));
             return;

@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use everpoint_format::Change;
 use everpoint_format::digest::{PIECE_LEN, PlainDigest};
+use everpoint_marks::{planted, reached};
 use everpoint_units::{Extent, GenerationId, Moment, SECTOR_LEN};
 
 use crate::disk_core::effect::{Answer, Question};
@@ -198,7 +199,9 @@ impl ResyncCore {
                 None if self.next_window < self.plan.sectors => {
                     return Need::Allocation(self.window());
                 }
-                None if self.asked.is_empty() => return Need::Complete,
+                None if self.asked.is_empty() || planted!(CompleteTooEarly) => {
+                    return Need::Complete;
+                }
                 None => {
                     if !self.settle_oldest() {
                         return Need::Answer;
@@ -267,9 +270,11 @@ impl ResyncCore {
             panic!("nobody asked about a hole");
         };
         self.has_room = false;
-        if matches!(runs, Some([run]) if run.hole && run.extent == extent) {
+        let is_hole = matches!(runs, Some([run]) if run.hole && run.extent == extent);
+        if is_hole || planted!(HoleNotLookedAt) {
             return Some(Change::Zero(extent));
         }
+        reached!(HoleFilled);
         self.prepend(copies(extent));
         None
     }

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use everpoint_capture::{DiskSlot, Reservation, WriteOrder};
+use everpoint_marks::{planted, reached};
 use everpoint_units::{Level, MachineId, Moment, Seq, VaultId, WallTime};
 use everpoint_wire::{DISKS_MAX, Hello, HelloAnswer, PROTOCOL, RefusalReason, ToAgent};
 
@@ -201,16 +202,20 @@ pub fn announcement(disk_count: u32) -> u32 {
 }
 
 /// What to say to a server. `clock` is now.
-pub const fn hello(
+pub fn hello(
     machine: MachineId,
     remembered: SessionState,
     announced: u32,
     clock: WallTime,
 ) -> Hello {
+    let highest_epoch = match planted!(OldEpochAccepted) {
+        true => Level::default(),
+        false => remembered.highest_epoch,
+    };
     Hello {
         protocol: PROTOCOL,
         machine,
-        highest_epoch: remembered.highest_epoch,
+        highest_epoch,
         vault: remembered.vault,
         clock,
         disk_count: announced,
@@ -250,7 +255,8 @@ impl Admission {
             let found = answer.vault;
             return Err(AnswerError::Vault { found, wanted });
         }
-        if offered < seen {
+        if offered < seen && !planted!(OldEpochAccepted) {
+            reached!(OldEpochRefused);
             return Err(AnswerError::OldEpoch { offered, seen });
         }
         let stated = answer.disks.iter().map(|disk| disk.complete_through);
@@ -295,6 +301,9 @@ impl SessionState {
     /// a new journal. Never less than before.
     #[must_use]
     pub fn risen_to(self, epoch: Level) -> Self {
+        if self.highest_epoch < epoch {
+            reached!(EpochRose);
+        }
         Self {
             highest_epoch: self.highest_epoch.max(epoch),
             ..self

@@ -21,7 +21,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use everpoint_format::cache_log::LogFileNo;
-use everpoint_units::ByteLen;
+use everpoint_marks::{planted, reached};
+use everpoint_units::{ByteLen, ByteOffset};
 use tokio::sync::watch;
 
 use crate::append::{Append, Appended, Reply};
@@ -179,6 +180,10 @@ impl Engine {
 
     /// Notes that everything up to `position` is settled.
     pub(crate) fn settle(&self, position: LogPosition) {
+        let position = match planted!(FreesTooFar) {
+            true => LogPosition::new(position.file_no(), ByteOffset(u64::MAX)),
+            false => position,
+        };
         let mut state = self.lock();
         state.space.settle(position);
         if state.space.has_retirable() {
@@ -279,6 +284,7 @@ impl Engine {
         if let Err(error) = file.handle.write(batch.bytes(), batch.start()) {
             let fault = IoFault::from(error);
             if fault.is_out_of_space() {
+                reached!(LogOutOfSpace);
                 let mut state = self.lock();
                 state.is_write_denied = true;
                 self.report(&mut state);
@@ -287,7 +293,15 @@ impl Engine {
             return Err(self.fail_batch(name, Operation::Write, fault, batch));
         }
         let began = Instant::now();
-        if let Err(error) = file.handle.sync() {
+        let synced = match planted!(AckBeforeSync) {
+            true => Ok(()),
+            false => file.handle.sync(),
+        };
+        let synced = match synced {
+            Err(_) if planted!(SyncFailureRetried) => file.handle.sync(),
+            synced => synced,
+        };
+        if let Err(error) = synced {
             return Err(self.fail_batch(name, Operation::Sync, IoFault::from(error), batch));
         }
         meter::synced(began.elapsed(), batch.bytes().len());
@@ -309,6 +323,7 @@ impl Engine {
     pub(crate) fn poison(&self, failure: Poisoned) -> Poisoned {
         let mut state = self.lock();
         if state.poisoned.is_none() {
+            reached!(LogPoisoned);
             let Poisoned {
                 file,
                 operation,
@@ -443,6 +458,9 @@ impl Engine {
         state.space.activate(no);
         if state.space.has_retirable() {
             self.bells.keeper.ring();
+        }
+        if state.is_write_denied {
+            reached!(LogHasSpaceAgain);
         }
         state.queued_len -= batch.payload_len();
         state.is_write_denied = false;

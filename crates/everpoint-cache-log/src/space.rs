@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use everpoint_format::cache_log::LogFileNo;
+use everpoint_marks::reached;
 
 use crate::LogPosition;
 use crate::recovery::LiveFile;
@@ -147,6 +148,7 @@ impl Space {
     pub(crate) fn done(&mut self, task: FileTask) {
         match task {
             FileTask::Recycle { file, spare } => {
+                reached!(FileUsedAgain);
                 self.live.remove(&file);
                 self.spares.push_back(spare);
             }
@@ -166,6 +168,7 @@ impl Space {
 
     /// A step could not be done for want of space, and left nothing behind.
     pub(crate) fn denied(&mut self, task: FileTask) {
+        reached!(FileRefused);
         match task {
             FileTask::Create { .. } => self.used -= self.bounds.file_len,
             FileTask::Head { spare, .. } => self.spares.push_front(spare),

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use everpoint_format::Change;
 use everpoint_format::change::{ENCODED_LEN_MAX, HEADER_LEN, RAW_LEN_MAX, RECORD_COUNT_MAX};
 use everpoint_format::record::{RECORD_LEN, Record};
+use everpoint_marks::{planted, reached};
 use everpoint_units::{GenerationId, Moment, Seq, WallTime};
 
 use crate::batch::Batch;
@@ -185,10 +186,16 @@ impl DiskQueue {
             return None;
         }
         let filled = self.closed.pop_front().or_else(|| self.open.take());
-        let filled = filled.unwrap_or_else(|| Filling::empty(stamp));
+        let filled = filled.unwrap_or_else(|| {
+            reached!(QuietDiskSpeaks);
+            Filling::empty(stamp)
+        });
         let emptied = self.closed.is_empty() && self.open.is_none();
         let last = filled.records.last().map_or(newest, |record| record.seq);
         self.stated = if emptied { newest } else { last };
+        if planted!(SaysTooMuch) {
+            self.stated = self.stated.next();
+        }
         self.stated_at = stamp.now;
         self.behind_since = None;
         self.packing.push_back(Packing {

@@ -14,6 +14,7 @@
 //! One list holds the granted and the waiting, and each call walks it once. Requests in flight are
 //! few (queue depth times connections), and a walk over a hundred entries costs less than a tree.
 
+use everpoint_marks::{planted, reached};
 use everpoint_units::Extent;
 
 /// See the module.
@@ -56,6 +57,9 @@ impl RangeLock {
             .iter()
             .filter(|entry| entry.conflicts(extent, mode))
             .count();
+        if blocked_by != 0 {
+            reached!(LockWaits);
+        }
         self.entries.push(Entry {
             ticket,
             extent,
@@ -96,6 +100,9 @@ impl RangeLock {
 
 impl Entry {
     fn conflicts(&self, extent: Extent, mode: LockMode) -> bool {
+        if planted!(SharedLockIgnored) && self.mode != mode {
+            return false;
+        }
         let changes = self.mode == LockMode::Exclusive || mode == LockMode::Exclusive;
         changes && self.extent.overlaps(extent)
     }

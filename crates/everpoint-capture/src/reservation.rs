@@ -10,6 +10,7 @@
 //!     │   may be handed out  │ not before the shell has made a higher mark durable
 //! ```
 
+use everpoint_marks::planted;
 use everpoint_units::Seq;
 
 /// How far a mark is moved at a time. DESIGN.md section 3. Unit: `Seq`s.
@@ -31,10 +32,11 @@ impl Reservation {
     /// If the mark did not move forward.
     pub fn new(used_until: Seq, until: Seq) -> Self {
         assert!(used_until <= until, "a mark never goes back");
-        Self {
-            newest: used_until,
-            until,
-        }
+        let newest = match planted!(SeqsGivenTwice) {
+            true => Seq(used_until.0.saturating_sub(2 * RESERVE_STEP)),
+            false => used_until,
+        };
+        Self { newest, until }
     }
 
     /// The mark to make durable so that `newest` can be followed by at least two steps.

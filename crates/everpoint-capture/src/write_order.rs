@@ -22,6 +22,7 @@ use bytes::Bytes;
 use everpoint_format::Change;
 use everpoint_format::change::RAW_LEN_MAX;
 use everpoint_format::record::{Consistency, Record};
+use everpoint_marks::{planted, reached};
 use everpoint_units::{Extent, GenerationId, Lba, Moment, SECTOR_LEN, Seq, WallTime};
 
 use crate::batch::Batch;
@@ -265,6 +266,7 @@ impl WriteOrder {
         }
         let charge = len + count * RECORD_CHARGE;
         if self.limits.queue_bytes_max < self.used + charge {
+            reached!(QueueOverflows);
             return self.push_lost(slot, LossReason::QueueOverflow, stamp.now, len);
         }
         let Some(first) = self.seqs.take(count) else {
@@ -277,6 +279,10 @@ impl WriteOrder {
             }
             GuestChange::Zero(extent) => {
                 queue.push(whole(first, Change::Zero(extent)), None, stamp)
+            }
+            GuestChange::Discard(_) if planted!(DiscardNotQueued) => {
+                self.used -= charge;
+                false
             }
             GuestChange::Discard(extent) => {
                 queue.push(whole(first, Change::Discard(extent)), None, stamp)
@@ -354,6 +360,12 @@ impl WriteOrder {
 
     /// Ends a disk's order from outside; true if it had one.
     pub fn lose_order(&mut self, slot: DiskSlot, reason: LossReason, now: Moment) -> bool {
+        if reason == LossReason::LocalError {
+            reached!(LocalDiskFails);
+            if planted!(LocalErrorOverlooked) {
+                return false;
+            }
+        }
         let queue = self.disks[slot.0].as_mut();
         let freed = queue.and_then(|queue| queue.lose(reason, now, &mut self.dropped));
         self.used -= freed.unwrap_or(0);
@@ -423,6 +435,9 @@ impl WriteOrder {
     pub fn take_resync_room(&mut self, len: u64) -> Option<ResyncRoom> {
         let charge = len + RECORD_CHARGE;
         let fits = self.used == 0 || self.used + charge <= self.limits.queue_bytes_max / 4;
+        if !fits {
+            reached!(ResyncWaitsForRoom);
+        }
         fits.then(|| {
             self.used += charge;
             ResyncRoom { charge }

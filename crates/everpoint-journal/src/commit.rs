@@ -16,6 +16,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use everpoint_marks::{planted, reached};
 use everpoint_units::{Moment, ObjectNo};
 
 /// Most objects that any server may have under way at once. Sealing relies on it: what lies behind a
@@ -159,10 +160,17 @@ impl Commit {
     ///
     /// If that number was never frozen or was stored before.
     pub fn handle_stored(&mut self, number: ObjectNo) {
+        if planted!(CommittedOverGap) {
+            self.stored = self.stored.max(number);
+            return;
+        }
         assert!(self.stored < number && number <= self.frozen);
         assert!(self.stored_ahead.insert(number), "stored twice: {number}");
         while self.stored_ahead.remove(&self.stored.next()) {
             self.stored = self.stored.next();
+        }
+        if !self.stored_ahead.is_empty() {
+            reached!(StoredOutOfOrder);
         }
         self.assert_invariants();
     }

@@ -7,6 +7,7 @@ use everpoint_format::Change;
 use everpoint_format::digest::whole_pieces;
 use everpoint_format::digest::{DigestKey, PIECE_LEN, PIECE_SECTORS, PieceDigest, PlainDigest};
 use everpoint_format::index::Section;
+use everpoint_marks::{planted, reached};
 use everpoint_units::Extent;
 
 /// See the module.
@@ -75,7 +76,10 @@ impl DigestMap {
         match self.pieces[self.index(piece).expect("the caller asked `covers`")] {
             Piece::Zero => sealed != self.zero,
             Piece::Known(digest) => sealed != digest,
-            Piece::Unknown => true,
+            Piece::Unknown => {
+                reached!(PieceUnknown);
+                !planted!(UnknownPieceEqual)
+            }
         }
     }
 

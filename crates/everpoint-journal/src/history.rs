@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use everpoint_format::index::{BlockEntry, Section};
 use everpoint_format::record::Consistency;
 use everpoint_format::{Change, DiskPosition};
+use everpoint_marks::planted;
 use everpoint_units::{
     BlockNo, DiskId, GenerationId, JournalId, MachineId, ObjectNo, Seq, WallTime,
 };
@@ -191,6 +192,7 @@ impl MachineHistory {
                 }
                 Change::Resize { sectors } => disk.resize(seq, *sectors),
                 Change::DiskEnd => disk.ended = Some(seq),
+                Change::ResyncBegin { .. } if planted!(PointsWhileResyncing) => (),
                 Change::ResyncBegin { .. } => disk.level = false,
                 Change::ResyncComplete => {
                     disk.level = true;

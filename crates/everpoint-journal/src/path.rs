@@ -15,6 +15,7 @@ use everpoint_format::data::DataIndex;
 use everpoint_format::index::Release;
 use everpoint_format::object::{ObjectChecksum, Seal};
 use everpoint_format::origin::Origin;
+use everpoint_marks::{planted, reached};
 use everpoint_units::{JournalId, MachineId, ObjectNo};
 
 /// See the module.
@@ -216,7 +217,10 @@ impl PathWalk {
             self.at = At::Done(PathEnd::Broken);
             return;
         }
-        let listed = gapless_run(listing);
+        let listed = match listing.objects.last() {
+            Some((last, _)) if planted!(PathOverGap) => *last,
+            _ => gapless_run(listing),
+        };
         self.at = At::Reading(Reading {
             journal,
             next: ObjectNo::ZERO.next(),
@@ -360,6 +364,7 @@ pub fn gapless_run(listing: &Listing) -> ObjectNo {
         if *number == run.next() {
             run = *number;
         } else {
+            reached!(GapInListing);
             break;
         }
     }

@@ -18,6 +18,7 @@
 //! be; only those are read.
 
 use everpoint_format::object::{ObjectChecksum, ObjectHeader, SEAL_LEN, Seal};
+use everpoint_marks::{planted, reached};
 use everpoint_units::{JournalId, ObjectNo, ServerId, VaultId, WallTime};
 
 use crate::commit::IN_FLIGHT_MAX;
@@ -146,7 +147,10 @@ impl Sealing {
             .filter(|(_, len)| *len == SEAL_LEN as u64)
             .map(|(number, _)| *number)
             .collect();
-        let run = gapless_run(listing);
+        let run = match listing.objects.last() {
+            Some((last, _)) if planted!(SealBehindGap) => *last,
+            _ => gapless_run(listing),
+        };
         self.at = At::Candidates { candidates, run };
         self.after_candidates();
     }
@@ -159,6 +163,7 @@ impl Sealing {
     pub fn handle_read(&mut self, found: Found) {
         match (&mut self.at, found) {
             (At::ReadingEnd | At::Candidates { .. }, Found::Seal(seal)) => {
+                reached!(SealThere);
                 self.at = At::Sealed(seal);
             }
             (At::ReadingEnd, _) => self.at = At::Listing,
@@ -193,7 +198,13 @@ impl Sealing {
         let At::Creating(seal) = self.at else {
             panic!("nothing was to be created");
         };
-        self.at = if mine { At::Sealed(seal) } else { At::Listing };
+        if !mine {
+            reached!(SealNumberTaken);
+        }
+        self.at = match mine || planted!(SealNotChecked) {
+            true => At::Sealed(seal),
+            false => At::Listing,
+        };
     }
 
     fn after_candidates(&mut self) {
@@ -202,6 +213,7 @@ impl Sealing {
         {
             let run = *run;
             if run == ObjectNo::ZERO {
+                reached!(EmptyJournalSealed);
                 self.create(
                     run,
                     ObjectChecksum::default(),
@@ -242,6 +254,10 @@ impl Sealing {
         previous: ObjectChecksum,
         (prefix_end, last_checksum): (ObjectNo, ObjectChecksum),
     ) {
+        let prefix_end = match planted!(SealStatesLess) {
+            true => ObjectNo(prefix_end.0.saturating_sub(1)),
+            false => prefix_end,
+        };
         let order = &self.order;
         self.at = At::Creating(Seal {
             header: ObjectHeader {

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use everpoint_cache_log::LogPosition;
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::digest::PieceDigest;
+use everpoint_marks::{planted, reached};
 
 /// See the module.
 #[derive(Debug)]
@@ -81,12 +82,15 @@ impl BacklogCore {
     pub fn push(&mut self, cached: Cached) {
         let memory = cached.memory_len();
         self.waiting += cached.block.bytes().len() as u64;
-        if let Some(dropped) = &mut self.dropped {
+        let fits = self.memory + memory <= self.memory_max;
+        let overtakes = planted!(BacklogOvertakes) && fits;
+        if let Some(dropped) = self.dropped.as_mut().filter(|_| !overtakes) {
             dropped.last = cached.position;
-        } else if self.memory + memory <= self.memory_max {
+        } else if fits {
             self.memory += memory;
             self.in_memory.push_back(cached);
         } else {
+            reached!(BlockLeftToLog);
             self.dropped = Some(Dropped {
                 first: cached.position,
                 last: cached.position,
@@ -97,6 +101,9 @@ impl BacklogCore {
     /// Everything in the log from `first` to `last`, `len` bytes, was found there by a boot. Called
     /// before anything is pushed.
     pub fn recovered(&mut self, first: LogPosition, last: LogPosition, len: u64) {
+        if planted!(TailNotCommitted) {
+            return;
+        }
         self.dropped = Some(Dropped { first, last });
         self.waiting += len;
     }
@@ -118,6 +125,7 @@ impl BacklogCore {
     /// A dropped block, of `len` bytes at `position`, was read again. Returns whether it was the
     /// last: the next ones are in memory.
     pub fn read_again(&mut self, position: LogPosition, len: usize) -> bool {
+        reached!(BlockReadAgain);
         self.waiting = self.waiting.saturating_sub(len as u64);
         let was_last = self.dropped.is_some_and(|dropped| dropped.last <= position);
         if was_last {

@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 
+use everpoint_marks::{planted, reached};
 use everpoint_units::{JournalId, Level};
 
 /// See the module.
@@ -65,6 +66,15 @@ impl BootCore {
     /// If they were not asked for.
     pub fn handle_listed(&mut self, journals: &[JournalId], random: [u8; 16]) {
         assert_eq!(self.at, BootStep::ListJournals);
+        let highest = |known: &[JournalId]| known.iter().map(|journal| journal.level).max();
+        let own = highest(self.earlier.make_contiguous());
+        if own.is_some() && own < highest(journals) {
+            reached!(LevelOfTheVault);
+        }
+        let journals = match planted!(LevelBelowVault) {
+            true => &[],
+            false => journals,
+        };
         let known = journals.iter().chain(&self.earlier);
         let journal = next_journal(known.map(|journal| journal.level), random);
         self.at = BootStep::Note { journal };
@@ -89,6 +99,12 @@ impl BootCore {
     }
 
     fn seal_next(&mut self, successor: JournalId) -> BootStep {
+        if planted!(EarlierNotSealed) {
+            self.earlier.clear();
+        }
+        if 1 < self.earlier.len() {
+            reached!(SeveralJournalsSealed);
+        }
         match self.earlier.pop_front() {
             Some(earlier) => BootStep::Seal { earlier, successor },
             None => BootStep::Forget { all_but: successor },

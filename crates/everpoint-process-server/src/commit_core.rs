@@ -18,6 +18,7 @@ use everpoint_format::data::{DataBuilder, DataObject};
 use everpoint_format::digest::PieceDigest;
 use everpoint_format::object::{ObjectChecksum, ObjectHeader, Seal};
 use everpoint_journal::commit::{Action, Commit, CommitLimits};
+use everpoint_marks::{planted, reached};
 use everpoint_replication::sink::stated_base;
 use everpoint_units::{
     BlockNo, DiskId, JournalId, MachineId, Moment, ObjectNo, Seq, ServerId, VaultId, WallTime,
@@ -119,6 +120,9 @@ impl CommitCore {
     /// Whether the block continues its disk's path (R11). What was cached in this boot always does;
     /// what an earlier boot cached may have been overtaken.
     pub fn goes_on(&self, block: &ChangeBlock) -> bool {
+        if planted!(OvertakenTailCommitted) {
+            return true;
+        }
         let header = block.header();
         let stands = self.stands.get(&header.disk).copied().flatten();
         let begins = header.block_no == BlockNo::ZERO.next();
@@ -155,6 +159,7 @@ impl CommitCore {
     /// what is committed next, or now if nothing is: then this returns it.
     #[must_use = "the log is to be freed through it"]
     pub fn discard(&mut self, at: LogPosition) -> Option<LogPosition> {
+        reached!(TailDiscarded);
         self.covers.through = Some(at);
         let waits = !self.builder.is_empty() || !self.in_flight.is_empty();
         (!waits).then_some(at)
@@ -224,7 +229,13 @@ impl CommitCore {
                 let count = self.in_flight.iter().take_while(|object| covered(object));
                 let count = count.count();
                 let what = self.in_flight.drain(..count);
-                let what = what.map(|(_, covers)| covers).collect();
+                let mut what: Vec<Covers> = what.map(|(_, covers)| covers).collect();
+                if planted!(FreesInFlight)
+                    && let (Some(covers), Some((_, later))) =
+                        (what.last_mut(), self.in_flight.back())
+                {
+                    covers.through = later.through;
+                }
                 Some(Effect::Committed { through, what })
             }
         }
@@ -248,7 +259,11 @@ impl CommitCore {
 
     /// Whether a seal of this journal states all that this boot wrote, and no more.
     pub fn wrote_all_of(&self, seal: &Seal) -> bool {
-        seal.prefix_end == self.core.committed() && seal.last_checksum == self.previous
+        let owned = seal.prefix_end == self.core.committed() && seal.last_checksum == self.previous;
+        if owned {
+            reached!(RotationOwned);
+        }
+        owned
     }
 
     /// Whether everything that joined is committed. While somebody waits for that, nothing waits for
@@ -272,8 +287,16 @@ impl CommitCore {
         assert!(self.journal.level < successor.level, "levels rise (R2)");
         self.journal = successor;
         self.core = Commit::new(self.limits);
-        self.previous = ObjectChecksum::default();
+        if !planted!(ChainCarriedOver) {
+            self.previous = ObjectChecksum::default();
+        }
+        if planted!(BatchLostAtRotation) {
+            self.builder = DataBuilder::default();
+            self.covers = Covers::default();
+            self.batch_len = 0;
+        }
         if !self.builder.is_empty() {
+            reached!(BatchCarriedOver);
             self.core.handle_block(now, self.batch_len, true);
         }
     }

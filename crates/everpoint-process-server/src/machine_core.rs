@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use everpoint_format::DiskPosition;
 use everpoint_format::change::ChangeBlock;
 use everpoint_journal::history::MachineHistory;
+use everpoint_marks::{planted, reached};
 use everpoint_replication::sink::{Verdict, Violation};
 use everpoint_transport::CloseReason;
 use everpoint_units::{DiskId, Level, MachineId, Moment, Seq};
@@ -135,6 +136,7 @@ impl MachineCore {
     ) -> BlockAnswer {
         let current = self.is_current(session);
         let Some(core) = self.disks.get_mut(&disk).filter(|_| current) else {
+            reached!(BlockOfOldSession);
             return BlockAnswer::Nothing;
         };
         let judged = if block.header().machine == self.machine {
@@ -147,7 +149,13 @@ impl MachineCore {
                 self.highest_seq = self.highest_seq.max(block.header().complete_through);
                 BlockAnswer::Append
             }
-            Ok(Verdict::Duplicate) => BlockAnswer::Marks,
+            Ok(Verdict::Duplicate) => {
+                reached!(DuplicateBlock);
+                match planted!(DuplicateUnanswered) {
+                    true => BlockAnswer::Nothing,
+                    false => BlockAnswer::Marks,
+                }
+            }
             Ok(Verdict::Refuse(refusal)) => self.refuse(disk, reason(refusal)),
             Ok(Verdict::Ignore) => BlockAnswer::Nothing,
             Ok(Verdict::Violation(violation)) => self.close(violation.into()),
@@ -158,6 +166,7 @@ impl MachineCore {
     /// A block came that does not match its checksum.
     pub fn handle_corrupt(&self, session: SessionId, disk: DiskId) -> BlockAnswer {
         if self.is_current(session) && self.disks.contains_key(&disk) {
+            reached!(CorruptBlock);
             self.refuse(disk, RefuseReason::Corrupt)
         } else {
             BlockAnswer::Nothing
@@ -227,6 +236,9 @@ impl MachineCore {
     pub fn committed_cut(&self) -> Seq {
         let disks = self.disks.values().filter(|disk| disk.counts());
         let through = disks.map(DiskCore::committed_through);
+        if planted!(CutByMax) {
+            return through.max().unwrap_or(Seq::ZERO);
+        }
         through.min().unwrap_or(Seq::ZERO)
     }
 

@@ -7,6 +7,7 @@
 //! Pure.
 
 use everpoint_journal::path::PathEnd;
+use everpoint_marks::{planted, reached};
 use everpoint_units::JournalId;
 
 /// How often a machine's path is read before its agent is sent away to come again.
@@ -54,11 +55,24 @@ impl OwnershipCore {
         };
         match end {
             PathEnd::Open { journal, .. } if journal == before => Claim::Serve,
-            PathEnd::Open { .. } if before != now => again(Claim::ReadAgain),
-            PathEnd::Open { journal, .. } => Claim::Refuse(NotServed::Elsewhere { journal }),
+            PathEnd::Open { .. } if planted!(OwnedWithoutPath) => Claim::Serve,
+            PathEnd::Open { .. } if before != now => {
+                reached!(PathReadAgain);
+                again(Claim::ReadAgain)
+            }
+            PathEnd::Open { journal, .. } => {
+                reached!(OwnedElsewhere);
+                if 1 < self.rounds {
+                    reached!(OriginTaken);
+                }
+                Claim::Refuse(NotServed::Elsewhere { journal })
+            }
             PathEnd::Closed { .. } => Claim::Refuse(NotServed::Closed),
             PathEnd::Broken => Claim::Refuse(NotServed::Damaged),
-            PathEnd::NoOrigin => again(Claim::CreateOrigin),
+            PathEnd::NoOrigin => {
+                reached!(OriginWanted);
+                again(Claim::CreateOrigin)
+            }
         }
     }
 }

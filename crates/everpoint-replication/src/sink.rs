@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::{Change, DiskPosition};
+use everpoint_marks::{planted, reached};
 use everpoint_units::{BlockNo, DiskId, GenerationId, Lba, Seq};
 
 /// Highest `Seq` that is believed. Above it an agent is out of its mind, or hostile.
@@ -141,7 +142,10 @@ impl Sink {
         let begins = header.block_no == BlockNo::ZERO.next();
         let Some(received) = self.received else {
             return match (begins, stated_base(block)) {
-                (true, Some(None)) => Ok(Received::fresh(header.generation)),
+                (true, Some(None)) => {
+                    reached!(GenerationOnNothing);
+                    Ok(Received::fresh(header.generation))
+                }
                 (true, None) => Err(Verdict::Violation(Violation::Beginning)),
                 (true, Some(Some(_))) => Err(Verdict::Refuse(Refusal::WrongBase)),
                 (false, _) => Err(Verdict::Refuse(Refusal::Gap)),
@@ -157,7 +161,7 @@ impl Sink {
                 } else {
                     Verdict::Refuse(Refusal::Gap)
                 })
-            } else if header.position_before() == received.position {
+            } else if header.position_before() == received.position || planted!(GapAccepted) {
                 Ok(received)
             } else {
                 Err(Verdict::Refuse(Refusal::Gap))
@@ -167,11 +171,16 @@ impl Sink {
             return Err(Verdict::Refuse(Refusal::Stale));
         }
         match (begins, stated_base(block)) {
-            (true, Some(base)) if base == held => Ok(Received {
-                position: DiskPosition::start_of(header.generation),
-                level: false,
-                ..received
-            }),
+            (true, Some(base)) if base == held || planted!(WrongBaseAccepted) => {
+                if !received.level {
+                    reached!(UnfinishedBuiltOn);
+                }
+                Ok(Received {
+                    position: DiskPosition::start_of(header.generation),
+                    level: false,
+                    ..received
+                })
+            }
             (true, Some(_)) => Err(Verdict::Refuse(Refusal::WrongBase)),
             (true, None) => Err(Verdict::Violation(Violation::Beginning)),
             (false, _) => Err(Verdict::Refuse(Refusal::Stale)),
@@ -182,8 +191,14 @@ impl Sink {
     fn refuse(&mut self, refusal: Refusal) -> Verdict {
         let held = self.received.map(|received| received.position);
         if self.refused_at.replace(held) == Some(held) {
+            reached!(RefusalOnItsWay);
             Verdict::Ignore
         } else {
+            match refusal {
+                Refusal::Gap => reached!(BlockBehindGap),
+                Refusal::Stale => reached!(StaleGeneration),
+                Refusal::WrongBase => reached!(WrongBase),
+            }
             Verdict::Refuse(refusal)
         }
     }
@@ -251,12 +266,16 @@ impl Sink {
     /// Cached and committed marks as blocks of the newest generation.
     pub fn marks(&self) -> Option<(GenerationId, BlockNo, BlockNo)> {
         let newest = self.received?.position.generation;
+        let cached = match planted!(CachedWhenTaken) {
+            true => self.received.map(|received| received.position),
+            false => self.cached,
+        };
         let mark = |position: Option<DiskPosition>| {
             position
                 .filter(|position| position.generation == newest)
                 .map_or(BlockNo::ZERO, |position| position.block_no)
         };
-        Some((newest, mark(self.cached), mark(self.committed)))
+        Some((newest, mark(cached), mark(self.committed)))
     }
 
     /// Orders positions by the generations that are still on their way.

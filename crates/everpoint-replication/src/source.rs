@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 
 use everpoint_format::DiskPosition;
 use everpoint_format::change::FrozenBlock;
+use everpoint_marks::{planted, reached};
 use everpoint_units::{BlockNo, GenerationId, Level, Moment};
 
 mod lag;
@@ -249,7 +250,10 @@ impl Source {
                     committed.and_then(|at| self.ordinal_of(at.generation, at.block_no));
                 self.advance_committed(committed.unwrap_or(0).min(self.cached));
             }
-            None => self.rebase(cached, ResyncReason::PositionUnknown, now),
+            None => {
+                reached!(PositionUnknown);
+                self.rebase(cached, ResyncReason::PositionUnknown, now);
+            }
         }
         self.assert_invariants();
     }
@@ -307,6 +311,10 @@ impl Source {
         if cached < committed {
             return self.fault(Fault::CommittedAboveCached);
         }
+        let generation = match self.runs.back() {
+            Some(run) if planted!(MarksOfAnyGeneration) => run.generation,
+            _ => generation,
+        };
         if !self.runs.iter().any(|run| run.generation == generation) {
             return;
         }
@@ -321,6 +329,10 @@ impl Source {
         if self.offered < cached {
             return self.fault(Fault::NeverSent);
         }
+        let cached = match planted!(FreedWhenSent) {
+            true => self.sent,
+            false => cached,
+        };
         self.advance_cached(cached);
         self.advance_committed(committed);
         self.assert_invariants();
@@ -342,6 +354,7 @@ impl Source {
             return self.fault(Fault::NeverSent);
         }
         if is_echo && to == self.rewound.to && 0 < self.rewound.stale {
+            reached!(RefusalEchoed);
             self.rewound.stale -= 1;
             return;
         }
@@ -353,6 +366,7 @@ impl Source {
         if self.rewound.count < REFUSALS_MAX {
             self.set_sent(to);
         } else {
+            reached!(RefusedTooOften);
             self.rebase(tail, ResyncReason::Refused, now);
             self.rewound.stale = on_the_way;
         }
@@ -361,7 +375,9 @@ impl Source {
 
     /// The disk lost write order; blocks that were taken before may still be frozen.
     pub fn handle_order_lost(&mut self, reason: ResyncReason, now: Moment) {
-        self.want(reason, now);
+        if !planted!(OrderLossForgotten) {
+            self.want(reason, now);
+        }
         self.lag.handle_lost(now);
     }
 
@@ -510,7 +526,7 @@ impl Source {
 
     fn admit_epoch(&mut self, offered: Level) -> bool {
         let seen = self.epoch;
-        if offered < seen {
+        if offered < seen && !planted!(OldEpochAccepted) {
             self.fault(Fault::OldEpoch { offered, seen });
             return false;
         }
@@ -595,6 +611,9 @@ impl Source {
 
     /// What is held leads nowhere: the next generation builds on `tail`.
     fn rebase(&mut self, tail: Option<DiskPosition>, reason: ResyncReason, now: Moment) {
+        if !self.held.is_empty() {
+            reached!(HeldGivenUp);
+        }
         self.pending.freed.0 += self.held.len() as u64;
         for block in &self.held {
             self.pending.freed.1 += block.encoded_len() as u64;
@@ -603,7 +622,9 @@ impl Source {
         if self.generation().is_some() {
             // The first contact of a fresh source finds an unknown position by right.
             self.want(reason, now);
-            self.pending.lose = Some(reason);
+            if !planted!(PositionUnknownIgnored) {
+                self.pending.lose = Some(reason);
+            }
         }
         self.runs.clear();
         self.held.clear();

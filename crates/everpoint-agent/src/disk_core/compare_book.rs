@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use everpoint_marks::{planted, reached};
 use everpoint_wire::Compare;
 
 use super::effect::{Answer, Question};
@@ -43,6 +44,9 @@ impl CompareBook {
 
     /// The server answered; `None` if nobody waits for that.
     pub(super) fn answer(&mut self, number: u64, differs: Bytes) -> Option<Answer> {
+        if !self.open.contains_key(&number) {
+            reached!(AnswerToNobody);
+        }
         let question = self.open.remove(&number)?;
         Some(Answer {
             generation: question.generation,
@@ -53,11 +57,20 @@ impl CompareBook {
 
     /// The stream broke: everything open is asked again, oldest first.
     pub(super) fn handle_unlinked(&mut self) {
+        if !self.open.is_empty() {
+            reached!(AskedAgain);
+        }
+        if planted!(QuestionsForgotten) {
+            return;
+        }
         self.unsent = self.open.keys().copied().collect();
     }
 
     /// The resync ended.
     pub(super) fn clear(&mut self) {
+        if planted!(AnswerNumbersReused) {
+            self.newest = 0;
+        }
         self.open.clear();
         self.unsent.clear();
     }

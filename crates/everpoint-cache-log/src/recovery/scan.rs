@@ -6,6 +6,7 @@ use everpoint_format::DecodeError;
 use everpoint_format::cache_log::{
     FileHeader, RECORD_HEADER_LEN, Record, RecordBody, RecordHeader, RecordNo, decode_record,
 };
+use everpoint_marks::{planted, reached};
 use everpoint_units::ByteOffset;
 
 use crate::config::Layout;
@@ -68,7 +69,14 @@ pub(crate) fn scan(
     while at < limit {
         let bytes = window.bytes(file, at, RECORD_HEADER_LEN, limit)?;
         if let Ok(stray) = RecordHeader::decode(bytes, &binding, ByteOffset(at)) {
+            reached!(RecordsBehindTear);
             facts.note(&stray);
+        }
+        if planted!(TornRecordSkipped)
+            && let Ok(record) = record_at(file, header, at, limit, window)?
+            && facts.extend(&record, ByteOffset(at))
+        {
+            facts.stop = record.end.0;
         }
         at += header.record_align.step();
     }
@@ -106,7 +114,7 @@ impl FileFacts {
             Some(run) => run.last.next(),
             None => header.file_first,
         };
-        if header.record_no != expected {
+        if header.record_no != expected && !planted!(TornRecordSkipped) {
             return false;
         }
         let mut run = self.run.unwrap_or(Run {

@@ -3,6 +3,7 @@
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::{Change, DiskPosition};
 use everpoint_journal::history::DiskHistory;
+use everpoint_marks::{planted, reached};
 use everpoint_replication::sink::{Received, Refusal, Sink, Verdict};
 use everpoint_units::{BlockNo, DiskId, GenerationId, Moment, Seq};
 use everpoint_wire::{DiskState, RefuseReason};
@@ -100,9 +101,11 @@ impl DiskCore {
     pub(super) fn recover(&mut self, block: &ChangeBlock) -> bool {
         let goes_on = self.sink.handle_block(block) == Verdict::Append;
         if goes_on {
+            reached!(TailContinued);
             self.note(block);
             self.sink.handle_cached(block.header().position());
         } else {
+            reached!(TailOvertaken);
             self.sink.handle_session();
         }
         goes_on
@@ -128,6 +131,10 @@ impl DiskCore {
 
     pub(super) fn handle_committed(&mut self, position: DiskPosition, through: Seq) {
         self.sink.handle_committed(position);
+        let through = match self.sink.received() {
+            Some(received) if planted!(CutOfReceived) => received.complete_through,
+            _ => through,
+        };
         self.committed_through = self.committed_through.max(through);
     }
 
@@ -156,10 +163,14 @@ impl DiskCore {
     /// what is cached; what is still on its way to the log it sends again, and hears that it is there.
     pub(super) fn state(&self, disk: DiskId) -> DiskState {
         let received = self.sink.received();
+        let cached = match planted!(CachedAtHello) {
+            true => self.held(),
+            false => self.sink.cached(),
+        };
         DiskState {
             disk,
             committed: self.sink.committed(),
-            cached: self.sink.cached(),
+            cached,
             complete_through: received.map_or(Seq::ZERO, |received| received.complete_through),
             level: received.is_some_and(|received| received.level),
         }
