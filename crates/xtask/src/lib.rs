@@ -2,7 +2,7 @@
 //!
 //! [`image`] makes realistic disk images, [`built`] finds the binary that a test drives. Everything else
 //! is behind the command line: [`parts`] is the list of what `cargo xtask test` runs, [`tools`] gets
-//! what that needs, [`fuzz`], [`model`], [`simulate`] and [`proto`] are chores of their own.
+//! what that needs, [`fuzz`], [`model`], [`planted`], [`simulate`] and [`proto`] are chores of their own.
 //!
 //! Nothing here is written outside `target/`, but for what is committed (generated code, golden files, the
 //! log of the model check), for what the system's package manager installs and for
@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod image;
 pub mod model;
 pub mod parts;
+pub mod planted;
 pub mod proto;
 pub mod report;
 pub mod run;

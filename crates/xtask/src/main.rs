@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
 use xtask::parts::{self, Choice};
 use xtask::workspace::Workspace;
-use xtask::{formats, fuzz, model, proto, simulate};
+use xtask::{formats, fuzz, model, planted, proto, simulate};
 
 #[derive(Parser)]
 #[command(
@@ -35,6 +35,8 @@ enum Chore {
     Fuzz(FuzzArgs),
     /// Run the simulated world by seed: many seeds, or one as a story
     Simulate(SimulateArgs),
+    /// Plant bugs in the product, one after the other, and see that the simulated world finds them
+    Planted(PlantedArgs),
     /// Explore the models of the ownership rules as far as their limits go, and keep the log in tests/model.log
     Model,
     /// Generate the Rust code of the protobuf messages in proto/, and the page of byte tables
@@ -110,6 +112,28 @@ struct SimulateArgs {
 }
 
 #[derive(Args)]
+struct PlantedArgs {
+    /// Which to plant, by name; without any, all
+    #[arg(value_name = "BUG", conflicts_with = "marks")]
+    bugs: Vec<String>,
+    /// Plant none; list how often each mark in the product was reached
+    #[arg(long)]
+    marks: bool,
+    /// Leave out what takes long to find, or to reach
+    #[arg(long)]
+    brief: bool,
+    /// Seeds to run at most, instead of each bug's own budget
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Run so many seeds in any case, count those that fail, and see which faults they need
+    #[arg(long, value_name = "N", conflicts_with = "marks")]
+    share: Option<u64>,
+    /// Write what was found, as JSON
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct ImageArgs {
     /// The raw image to write
     out: PathBuf,
@@ -139,6 +163,27 @@ impl SimulateArgs {
                 self.from.to_string(),
             ],
         }
+    }
+}
+
+impl PlantedArgs {
+    /// As the program wants them.
+    fn given(&self) -> Result<Vec<String>> {
+        let mut given = self.bugs.clone();
+        given.extend(self.marks.then(|| "--marks".to_owned()));
+        given.extend(self.brief.then(|| "--brief".to_owned()));
+        for (flag, number) in [("--seeds", self.seeds), ("--share", self.share)] {
+            if let Some(number) = number {
+                given.extend([flag.to_owned(), number.to_string()]);
+            }
+        }
+        if let Some(record) = &self.record {
+            let record = std::path::absolute(record)?;
+            let record = record.into_os_string().into_string();
+            let record = record.map_err(|path| anyhow!("no name for a record: {path:?}"))?;
+            given.extend(["--record".to_owned(), record]);
+        }
+        Ok(given)
     }
 }
 
@@ -179,6 +224,7 @@ fn call(chore: Chore) -> Result<ExitCode> {
             }
         },
         Chore::Simulate(args) => simulate::simulate(&workspace, &args.given())?,
+        Chore::Planted(args) => planted::hunt(&workspace, &args.given()?)?,
         Chore::Model => println!("kept in {}", model::run(&workspace)?.display()),
         Chore::Proto { check: true } => {
             println!("{}", proto::check(&workspace)?);

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::report::Report;
 use crate::run::{cargo, command, run, run_within};
 use crate::workspace::{SYSTEM_TESTS, TIDY, Workspace, chosen};
-use crate::{formats, fuzz, proto, simulate, tools};
+use crate::{formats, fuzz, planted, proto, simulate, tools};
 
 mod quickstart;
 
@@ -50,7 +50,7 @@ struct Part {
     run: fn(&Workspace, &Choice) -> Result<String>,
 }
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     Part {
         name: "tools",
         about: "install what the other parts need, or name it",
@@ -109,6 +109,13 @@ const PARTS: [Part; 12] = [
         by_default: true,
         after: &[],
         run: |workspace, _| simulate::part(workspace),
+    },
+    Part {
+        name: "planted",
+        about: "the simulated world finds bugs that are planted, and reaches every mark",
+        by_default: true,
+        after: &[],
+        run: |workspace, _| planted::part(workspace),
     },
     Part {
         name: "bench",
@@ -479,6 +486,7 @@ mod tests {
             "build",
             "unit",
             "simulation",
+            "planted",
             "bench",
             "fuzz",
             "e2e",
