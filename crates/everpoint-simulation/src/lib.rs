@@ -16,10 +16,12 @@
 //! must be level, committed and restorable.
 //!
 //! Beside the world stands the model: the rules of ownership, commit and deletion, explored state by
-//! state ([`model`]).
+//! state ([`model`]). What is found is made small ([`shrink`]) and told ([`words`]).
 
 pub mod model;
+pub mod shrink;
+pub mod words;
 pub mod world;
 
 pub use world::plan::{Fault, FaultKind, Plan};
-pub use world::{Outcome, Violation, run};
+pub use world::{Outcome, Story, Violation, run};
