@@ -1,186 +1,185 @@
 //! Runs the simulated world by seed; `cargo xtask simulate` is this.
 //!
-//! `simulate [--seeds N] [--from S]` runs seeds on every processor, `simulate --seed S [--trace]` one, as a
-//! story. Exit code 3 when a promise was broken.
+//! `simulate [--seeds N] [--from S]` runs seeds on every processor and makes the first plan that fails as
+//! small as it gets; `simulate --seed S [--trace | --shrink]` runs one, as a story or to shrink it. Exit
+//! code 3 when a promise was broken, 2 when the command line makes no sense.
 
-use std::panic::catch_unwind;
+mod attempt;
+mod found;
+mod order;
+mod tally;
+
+use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use everpoint_simulation::world::plan::KINDS;
-use everpoint_simulation::{Outcome, Plan, run};
+use everpoint_simulation::{Plan, run, words};
+
+use attempt::attempt;
+use order::{Order, Task};
+use tally::Tally;
 
 /// Each so many a seed is run twice, and must do the same.
 const GUARD_EVERY: u64 = 50;
 /// Violations after which no more seeds are begun.
 const VIOLATIONS_MAX: usize = 20;
-
-struct Order {
-    from: u64,
-    seeds: u64,
-    story_of: Option<u64>,
-}
-
-#[derive(Default)]
-struct Tally {
-    events: Vec<u64>,
-    faults: [u64; KINDS.len()],
-    small_faults: u64,
-    each_faults: Vec<u64>,
-    restores: u64,
-    guarded: u64,
-    broken: Vec<String>,
-}
+/// How often a long run says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let order = match Order::parse(std::env::args().skip(1)) {
         Ok(order) => order,
         Err(error) => {
-            eprintln!("{error}\n\nsimulate [--seeds N] [--from S] | --seed S [--trace]");
+            eprintln!("error: {error}\n\n{}", order::USAGE);
             return ExitCode::from(2);
         }
     };
-    if let Some(seed) = order.story_of {
-        return story(seed);
+    attempt::keep_quiet_when_asked();
+    let clean = match order.task {
+        Task::Many => many(&order),
+        Task::Story(seed) => story(seed),
+        Task::Shrink(seed) => match found::report(&Plan::of(seed), &order.commit) {
+            Some(report) => {
+                println!("{report}");
+                Ok(false)
+            }
+            None => {
+                println!("seed {seed} breaks no promise: there is nothing to shrink");
+                Ok(true)
+            }
+        },
+    };
+    match clean {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// What the threads of a long run share.
+struct Shared<'a> {
+    order: &'a Order,
+    next: AtomicU64,
+    tally: Mutex<Tally>,
+    /// Somebody has taken a failed plan to shrink it: one is enough.
+    shrinks: AtomicBool,
+    done: Mutex<bool>,
+    is_done: Condvar,
+}
+
+/// Runs seeds on every processor; says whether all were clean.
+fn many(order: &Order) -> Result<bool, String> {
     let began = Instant::now();
-    let (next, tally) = (AtomicU64::new(order.from), Mutex::new(Tally::default()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let shared = Shared {
+        order,
+        next: AtomicU64::new(order.from),
+        tally: Mutex::default(),
+        shrinks: AtomicBool::new(!order.shrinks),
+        done: Mutex::new(false),
+        is_done: Condvar::new(),
+    };
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| work(&order, &next, &tally));
+        scope.spawn(|| shared.report_progress(began));
+        let workers = (0..threads).map(|_| scope.spawn(|| shared.work()));
+        for worker in workers.collect::<Vec<_>>() {
+            worker.join().expect("a worker catches what panics");
         }
+        *lock(&shared.done) = true;
+        shared.is_done.notify_all();
     });
-    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tally.print(&order, began.elapsed().as_secs_f64());
-    if tally.broken.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(3)
+    let tally = shared.tally.into_inner();
+    let tally = tally.unwrap_or_else(PoisonError::into_inner);
+    let seconds = began.elapsed().as_secs_f64();
+    tally.print(order.from, seconds);
+    if let Some(path) = &order.record {
+        let record = tally.record(order.from, seconds, threads);
+        std::fs::write(path, format!("{record:#}\n")).map_err(|error| {
+            format!("cannot write {path}: {error}; --record wants a file in a folder that is there")
+        })?;
     }
+    Ok(tally.is_clean())
 }
 
-fn work(order: &Order, next: &AtomicU64, tally: &Mutex<Tally>) {
-    let lock = || tally.lock().unwrap_or_else(PoisonError::into_inner);
-    loop {
-        let seed = next.fetch_add(1, Relaxed);
-        if order.from + order.seeds <= seed || VIOLATIONS_MAX <= lock().broken.len() {
-            return;
+impl Shared<'_> {
+    fn work(&self) {
+        let end = self.order.from.saturating_add(self.order.seeds);
+        while lock(&self.tally).broken() < VIOLATIONS_MAX {
+            let seed = self.next.fetch_add(1, Relaxed);
+            if end <= seed {
+                return;
+            }
+            let plan = Plan::of(seed);
+            let outcome = attempt(&plan);
+            let repeated = seed.is_multiple_of(GUARD_EVERY).then(|| attempt(&plan));
+            let fails = lock(&self.tally).add(seed, outcome, repeated);
+            if fails && !self.shrinks.swap(true, Relaxed) {
+                self.shrink(&plan);
+            }
         }
-        let outcome = attempt(seed);
-        let repeated = seed.is_multiple_of(GUARD_EVERY).then(|| attempt(seed));
-        lock().add(seed, outcome, repeated);
     }
-}
 
-/// A panic of the product's code is a finding like any other.
-fn attempt(seed: u64) -> Result<Outcome, String> {
-    catch_unwind(|| run(&Plan::of(seed), None))
-        .map_err(|_| format!("seed {seed}: panics, see above"))
-}
-
-fn story(seed: u64) -> ExitCode {
-    let plan = Plan::of(seed);
-    println!("{:#?}", plan.shape);
-    let outcome = run(&plan, Some(&mut |line| println!("{line}")));
-    println!("{} events, trace {:016x}", outcome.events, outcome.hash);
-    if outcome.violation.is_some() {
-        return ExitCode::from(3);
+    fn shrink(&self, plan: &Plan) {
+        eprintln!("shrinking seed {}", plan.seed);
+        let report = found::report(plan, &self.order.commit);
+        let report = report.unwrap_or_else(|| format!("seed {} does not fail again", plan.seed));
+        println!("\n{report}");
     }
-    ExitCode::SUCCESS
-}
 
-impl Order {
-    fn parse(args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut order = Self {
-            from: 0,
-            seeds: 1_000,
-            story_of: None,
-        };
-        let mut args = args;
-        while let Some(flag) = args.next() {
-            let mut number = || {
-                let value = args.next().unwrap_or_default();
-                value
-                    .parse()
-                    .map_err(|_| format!("{flag}: a number is wanted, not {value:?}"))
+    fn report_progress(&self, began: Instant) {
+        let mut done = lock(&self.done);
+        loop {
+            let waited = self.is_done.wait_timeout(done, PROGRESS_EVERY);
+            done = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if *done {
+                return;
+            }
+            let (ran, broken) = {
+                let tally = lock(&self.tally);
+                (tally.seeds(), tally.broken())
             };
-            match flag.as_str() {
-                "--from" => order.from = number()?,
-                "--seeds" => order.seeds = number()?,
-                "--seed" => order.story_of = Some(number()?),
-                // A single seed is told as a story anyway.
-                "--trace" => (),
-                other => return Err(format!("{other}: no such flag")),
-            }
+            let rate = ran as f64 / began.elapsed().as_secs_f64();
+            let left = self.order.seeds.saturating_sub(ran) as f64 / rate;
+            eprintln!(
+                "{ran} of {} seeds, {rate:.0} a second, {broken} broken; {left:.0} s to go",
+                self.order.seeds
+            );
         }
-        Ok(order)
     }
 }
 
-impl Tally {
-    fn add(
-        &mut self,
-        seed: u64,
-        outcome: Result<Outcome, String>,
-        repeated: Option<Result<Outcome, String>>,
-    ) {
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(panic) => return self.break_off(panic),
-        };
-        if let Some(Ok(repeated)) = repeated {
-            self.guarded += 1;
-            if repeated.hash != outcome.hash {
-                self.break_off(format!("seed {seed}: does not do the same twice"));
-            }
-        }
-        self.events.push(outcome.events);
-        self.each_faults
-            .push(outcome.faults.iter().sum::<u64>() + outcome.small_faults);
-        for (sum, count) in self.faults.iter_mut().zip(outcome.faults) {
-            *sum += count;
-        }
-        self.small_faults += outcome.small_faults;
-        self.restores += outcome.restores;
-        if let Some(violation) = outcome.violation {
-            self.break_off(violation.to_string());
-        }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn break_off(&mut self, what: String) {
-        println!("{what}");
-        self.broken.push(what);
-    }
-
-    fn print(&self, order: &Order, seconds: f64) {
-        let events: u64 = self.events.iter().sum();
-        println!(
-            "{} seeds from {}: {} broken; {events} events ({:.0}/s), median {} a seed; {} points restored; \
-             {} seeds run twice",
-            self.events.len(),
-            order.from,
-            self.broken.len(),
-            events as f64 / seconds,
-            median(&self.events),
-            self.restores,
-            self.guarded,
-        );
-        let kinds = KINDS.iter().zip(self.faults);
-        let kinds = kinds.map(|(kind, count)| format!("{kind} {count}"));
-        println!(
-            "faults that happened, median {} a seed: {}, small ones {}",
-            median(&self.each_faults),
-            kinds.collect::<Vec<_>>().join(", "),
-            self.small_faults,
-        );
+/// Prints a line of a story. Whoever has read enough closes the pipe, and that is the end.
+fn say(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
     }
 }
 
-fn median(values: &[u64]) -> u64 {
-    let mut values = values.to_vec();
-    values.sort_unstable();
-    values.get(values.len() / 2).copied().unwrap_or(0)
+/// Tells one seed from its plan to its verdict; says whether it was clean.
+fn story(seed: u64) -> Result<bool, String> {
+    let plan = Plan::of(seed);
+    say(&words::told(&plan));
+    let outcome = run(&plan, Some(&mut |line| say(&line)));
+    println!("\n{} events, trace {:016x}", outcome.events, outcome.hash);
+    match &outcome.violation {
+        Some(violation) => {
+            println!("BROKEN: {violation}");
+            println!("cargo xtask simulate --seed {seed} --shrink   makes the plan smaller");
+        }
+        None => println!(
+            "kept: every promise; level, committed and restorable at {:.3} s, {} points restored on the way",
+            outcome.converged_at.0 as f64 / 1e9,
+            outcome.restores
+        ),
+    }
+    Ok(outcome.violation.is_none())
 }

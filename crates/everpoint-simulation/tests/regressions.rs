@@ -1,0 +1,70 @@
+//! Plans that once broke a promise, made small. `cargo xtask simulate --seed S --shrink` prints a test to
+//! be put here as it stands.
+//!
+//! A seed in `tests/seeds/found.txt` stands for a whole world, which is another one when the world is
+//! extended. A plan that is written out stays what it was.
+
+use std::time::Duration;
+
+use everpoint_simulation::world::plan::Shape;
+use everpoint_simulation::{Fault, FaultKind, Plan, run};
+use everpoint_units::Moment;
+
+/// server 0 said that disk 01010101-0101-0101-0101-010101010101 is cached through seq:4, and has it through seq:0
+#[test]
+fn seed_1737_stays_mended() {
+    let plan = Plan {
+        seed: 1737,
+        shape: Shape {
+            servers: 1,
+            disks: 1,
+            sectors: 8,
+            healed_at: Moment(6700000000),
+            think_us: 47670,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(100),
+            store_us_max: 218158,
+            unknown_per_mille: 0,
+            late_per_mille: 0,
+            link_us_max: 100,
+            corrupt_per_million: 0,
+            local_error_per_mille: 0,
+            log_files: 8,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(500000000),
+                kind: FaultKind::ServerCrash {
+                    server: 0,
+                    down: Duration::from_millis(2569),
+                },
+            },
+            Fault {
+                at: Moment(1000000000),
+                kind: FaultKind::NoSpace {
+                    server: 0,
+                    time: Duration::from_millis(2921),
+                },
+            },
+            Fault {
+                at: Moment(2000000000),
+                kind: FaultKind::ServerCrash {
+                    server: 0,
+                    down: Duration::from_millis(289),
+                },
+            },
+            Fault {
+                at: Moment(4900000000),
+                kind: FaultKind::LinkBreak,
+            },
+            Fault {
+                at: Moment(6600000000),
+                kind: FaultKind::ServerCrash {
+                    server: 0,
+                    down: Duration::from_millis(2881),
+                },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}
