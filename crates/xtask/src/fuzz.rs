@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
+use crate::record::Recording;
 use crate::run;
 use crate::tools::{self, C_COMPILER, CXX_COMPILER};
 use crate::workspace::{Workspace, chosen};
@@ -96,6 +98,9 @@ struct Stats {
 /// is kept, and the message says how to run it again.
 pub fn run(workspace: &Workspace, wanted: &[String], time: Duration) -> Result<String> {
     let targets = build(workspace, wanted)?;
+    let seconds = ["--seconds".to_owned(), time.as_secs().to_string()];
+    let args = [wanted, &seconds].concat();
+    let recording = Recording::begin(workspace, "fuzz", &args)?;
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -115,7 +120,36 @@ pub fn run(workspace: &Workspace, wanted: &[String], time: Duration) -> Result<S
     let results = results
         .into_inner()
         .expect("no worker panics while it holds this");
+    let corpus = |name: &str| {
+        let target = targets.iter().find(|target| target.name == name);
+        target.map_or(0, Target::corpus_size)
+    };
+    recording.end(workspace, counted(&results, corpus))?;
     sum_up(results)
+}
+
+impl Target {
+    /// Inputs that this and earlier runs kept.
+    fn corpus_size(&self) -> usize {
+        self.corpus.read_dir().map_or(0, Iterator::count)
+    }
+}
+
+/// What a record has of a run.
+fn counted(results: &[(&str, Result<Stats>)], corpus: impl Fn(&str) -> usize) -> Value {
+    let targets = results.iter().map(|(name, result)| {
+        let counts = match result {
+            Ok(stats) => json!({
+                "executions": stats.executions,
+                "covered": stats.covered,
+                "counters": stats.counters,
+                "corpus": corpus(name),
+            }),
+            Err(_) => json!({ "failed": true }),
+        };
+        ((*name).to_owned(), counts)
+    });
+    json!({ "targets": targets.collect::<Map<_, _>>() })
 }
 
 fn sum_up(results: Vec<(&str, Result<Stats>)>) -> Result<String> {
@@ -420,6 +454,17 @@ stat::average_exec_per_sec:     80000";
             refused.contains("`blocks`, which is no [[bin]]"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn a_record_has_the_figures_of_each_target_and_says_which_failed() {
+        let results = [
+            ("a", Ok(read_stats(SAID).unwrap())),
+            ("b", Err(anyhow!("crash"))),
+        ];
+        let a = json!({"executions": 250_123, "covered": 212, "counters": 1043, "corpus": 7});
+        let targets = json!({"a": a, "b": {"failed": true}});
+        assert_eq!(counted(&results, |_| 7), json!({ "targets": targets }));
     }
 
     #[test]

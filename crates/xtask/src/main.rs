@@ -107,8 +107,14 @@ struct SimulateArgs {
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Tell it, which a single seed does anyway
-    #[arg(long, requires = "seed")]
+    #[arg(long, requires = "seed", conflicts_with = "shrink")]
     trace: bool,
+    /// Make the plan of that seed as small as it can be and still fail
+    #[arg(long, requires = "seed")]
+    shrink: bool,
+    /// Leave the first plan of many that fails as it is
+    #[arg(long, conflicts_with = "seed")]
+    no_shrink: bool,
 }
 
 #[derive(Args)]
@@ -154,7 +160,7 @@ struct ImageArgs {
 impl SimulateArgs {
     /// As the program wants them.
     fn given(&self) -> Vec<String> {
-        match self.seed {
+        let mut given = match self.seed {
             Some(seed) => vec!["--seed".to_owned(), seed.to_string()],
             None => vec![
                 "--seeds".to_owned(),
@@ -162,7 +168,10 @@ impl SimulateArgs {
                 "--from".to_owned(),
                 self.from.to_string(),
             ],
-        }
+        };
+        given.extend(self.shrink.then(|| "--shrink".to_owned()));
+        given.extend(self.no_shrink.then(|| "--no-shrink".to_owned()));
+        given
     }
 }
 

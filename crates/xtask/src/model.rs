@@ -8,6 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use crate::record::Recording;
 use crate::run::{cargo, command, stdout_of};
 use crate::workspace::Workspace;
 
@@ -21,7 +22,8 @@ const LOG: &str = "tests/model.log";
 /// When it does not build, a property fails, or a rule that is left out is not missed. The log is not
 /// touched then.
 pub fn run(workspace: &Workspace) -> Result<PathBuf> {
-    let said = shown(cargo(
+    let recording = Recording::begin(workspace, "model", &[])?;
+    let mut check = cargo(
         workspace,
         [
             "run",
@@ -30,8 +32,13 @@ pub fn run(workspace: &Workspace) -> Result<PathBuf> {
             "everpoint-simulation",
             "--example",
             "check_model",
+            "--",
         ],
-    ))?;
+    );
+    let said = recording.of(workspace, |counts| {
+        check.arg("--record").arg(counts);
+        shown(check)
+    })?;
     let path = workspace.root.join(LOG);
     fs::write(&path, heading(workspace)? + &said)
         .with_context(|| format!("cannot write {}", path.display()))?;

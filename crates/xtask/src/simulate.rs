@@ -2,13 +2,17 @@
 
 use anyhow::Result;
 
+use crate::record::Recording;
 use crate::run::{cargo, command, run};
 use crate::workspace::Workspace;
 
 /// Seeds of the test command: what two processors do in about a minute.
 const SEEDS_IN_TEST: u64 = 4_000;
+/// The name of its records.
+const KIND: &str = "simulate";
 
-/// Runs `simulate` of `everpoint-simulation` with these arguments. It prints what it finds.
+/// Runs `simulate` of `everpoint-simulation` with these arguments. It prints what it finds, and a run of
+/// many seeds leaves a record, whatever it finds.
 ///
 /// # Errors
 ///
@@ -22,7 +26,12 @@ pub fn simulate(workspace: &Workspace, args: &[String]) -> Result<()> {
     let program = workspace.target.join("release/examples/simulate");
     let mut simulate = command(workspace, program);
     simulate.args(args);
-    run(simulate)
+    let recording = Recording::begin(workspace, KIND, args)?;
+    simulate.args(["--commit", &recording.version().name()]);
+    if args.iter().any(|arg| arg == "--seed") {
+        return run(simulate);
+    }
+    recording.of_program(workspace, simulate)
 }
 
 /// The part of the test command: the same seeds every time, so that it fails for a change and not by
