@@ -3,10 +3,10 @@
 //! [`image`] makes realistic disk images, [`built`] finds the binary that a test drives. Everything else
 //! is behind the command line: [`parts`] is the list of what `cargo xtask test` runs, [`tools`] gets
 //! what that needs, [`fuzz`], [`model`], [`planted`], [`simulate`] and [`proto`] are chores of their own.
-//! What they count is kept ([`record`]).
+//! What they count is kept ([`record`]) and made a page ([`reliability`]).
 //!
 //! Nothing here is written outside `target/`, but for what is committed (generated code, golden files, the
-//! log of the model check), for what the system's package manager installs and for
+//! log of the model check, the page of figures), for what the system's package manager installs and for
 //! cargo's own caches.
 
 pub mod built;
@@ -18,6 +18,7 @@ pub mod parts;
 pub mod planted;
 pub mod proto;
 pub mod record;
+pub mod reliability;
 pub mod report;
 pub mod run;
 pub mod simulate;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
 use xtask::parts::{self, Choice};
 use xtask::workspace::Workspace;
-use xtask::{formats, fuzz, model, planted, proto, simulate};
+use xtask::{formats, fuzz, model, planted, proto, reliability, simulate};
 
 #[derive(Parser)]
 #[command(
@@ -39,6 +39,8 @@ enum Chore {
     Planted(PlantedArgs),
     /// Explore the models of the ownership rules as far as their limits go, and keep the log in tests/model.log
     Model,
+    /// Make tests/RELIABILITY.md of what was counted on the present commit
+    ReliabilityReport,
     /// Generate the Rust code of the protobuf messages in proto/, and the page of byte tables
     Proto {
         /// Change nothing; fail when the committed code is not what proto/ gives
@@ -235,6 +237,9 @@ fn call(chore: Chore) -> Result<ExitCode> {
         Chore::Simulate(args) => simulate::simulate(&workspace, &args.given())?,
         Chore::Planted(args) => planted::hunt(&workspace, &args.given()?)?,
         Chore::Model => println!("kept in {}", model::run(&workspace)?.display()),
+        Chore::ReliabilityReport => {
+            println!("written: {}", reliability::write(&workspace)?.display());
+        }
         Chore::Proto { check: true } => {
             println!("{}", proto::check(&workspace)?);
             println!("{}", formats::check(&workspace)?);
