@@ -2,7 +2,8 @@
 //!
 //! [`image`] makes realistic disk images, [`built`] finds the binary that a test drives. Everything else
 //! is behind the command line: [`parts`] is the list of what `cargo xtask test` runs, [`tools`] gets
-//! what that needs, [`fuzz`], [`model`], [`planted`], [`simulate`] and [`proto`] are chores of their own.
+//! what that needs, [`fuzz`], [`model`], [`mutants`], [`planted`], [`simulate`] and [`proto`] are chores of
+//! their own.
 //! What they count is kept ([`record`]) and made a page ([`reliability`]).
 //!
 //! Nothing here is written outside `target/`, but for what is committed (generated code, golden files, the
@@ -14,6 +15,7 @@ pub mod formats;
 pub mod fuzz;
 pub mod image;
 pub mod model;
+pub mod mutants;
 pub mod parts;
 pub mod planted;
 pub mod proto;

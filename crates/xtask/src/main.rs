@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
 use xtask::parts::{self, Choice};
 use xtask::workspace::Workspace;
-use xtask::{formats, fuzz, model, planted, proto, reliability, simulate};
+use xtask::{formats, fuzz, model, mutants, planted, proto, reliability, simulate};
 
 #[derive(Parser)]
 #[command(
@@ -39,6 +39,8 @@ enum Chore {
     Planted(PlantedArgs),
     /// Explore the models of the ownership rules as far as their limits go, and keep the log in tests/model.log
     Model,
+    /// Change the cores to wrong in every way, one at a time, and see which change no test notices
+    Mutants(MutantsArgs),
     /// Make tests/RELIABILITY.md of what was counted on the present commit
     ReliabilityReport,
     /// Generate the Rust code of the protobuf messages in proto/, and the page of byte tables
@@ -142,6 +144,19 @@ struct PlantedArgs {
 }
 
 #[derive(Args)]
+struct MutantsArgs {
+    /// Files to change; without any, those of every core
+    #[arg(value_name = "FILE")]
+    files: Vec<String>,
+    /// Only functions that are not as they were in this commit
+    #[arg(long, value_name = "BASE")]
+    in_diff: Option<String>,
+    /// When to stop. Unit: minutes
+    #[arg(long, value_name = "M", default_value_t = 600)]
+    minutes: u64,
+}
+
+#[derive(Args)]
 struct ImageArgs {
     /// The raw image to write
     out: PathBuf,
@@ -237,6 +252,15 @@ fn call(chore: Chore) -> Result<ExitCode> {
         Chore::Simulate(args) => simulate::simulate(&workspace, &args.given())?,
         Chore::Planted(args) => planted::hunt(&workspace, &args.given()?)?,
         Chore::Model => println!("kept in {}", model::run(&workspace)?.display()),
+        Chore::Mutants(args) => {
+            let time = Duration::from_secs(args.minutes * 60);
+            let order = mutants::Order {
+                files: args.files,
+                base: args.in_diff,
+                time,
+            };
+            println!("{}", mutants::run(&workspace, &order)?);
+        }
         Chore::ReliabilityReport => {
             println!("written: {}", reliability::write(&workspace)?.display());
         }

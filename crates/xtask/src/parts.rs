@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::report::Report;
 use crate::run::{cargo, command, run, run_within};
 use crate::workspace::{SYSTEM_TESTS, TIDY, Workspace, chosen};
-use crate::{formats, fuzz, planted, proto, simulate, tools};
+use crate::{formats, fuzz, mutants, planted, proto, simulate, tools};
 
 mod quickstart;
 
@@ -50,7 +50,7 @@ struct Part {
     run: fn(&Workspace, &Choice) -> Result<String>,
 }
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     Part {
         name: "tools",
         about: "install what the other parts need, or name it",
@@ -116,6 +116,13 @@ const PARTS: [Part; 13] = [
         by_default: true,
         after: &[],
         run: |workspace, _| planted::part(workspace),
+    },
+    Part {
+        name: "mutants",
+        about: "what was changed in the cores is changed back to wrong, and a test must notice: 3 minutes at most",
+        by_default: true,
+        after: &[],
+        run: |workspace, _| mutants::part(workspace),
     },
     Part {
         name: "bench",
@@ -249,15 +256,17 @@ fn steps(names: &[String], system_tests: &[String]) -> Result<Vec<Step>> {
 
 fn install_tools(workspace: &Workspace, _: &Choice) -> Result<String> {
     let installed = tools::provide(workspace, &tools::ALL)?;
-    let deny = tools::cargo_deny(workspace)?;
+    let mut news = installed;
+    for tool in [tools::CARGO_DENY, tools::CARGO_MUTANTS] {
+        let built = tools::cargo_tool(workspace, tool)?;
+        news.extend(built.is_new.then_some(tool.name));
+    }
     // The check of licences reads every crate of the lock file, those of other platforms too.
     run(cargo(workspace, ["fetch", "--quiet", "--locked"]))?;
     run(cargo(
         workspace,
         ["fetch", "--quiet", "--manifest-path", "fuzz/Cargo.toml"],
     ))?;
-    let mut news = installed;
-    news.extend(deny.is_new.then_some("cargo-deny"));
     Ok(if news.is_empty() {
         "nothing was missing".into()
     } else {
@@ -285,7 +294,7 @@ fn lint(workspace: &Workspace, _: &Choice) -> Result<String> {
 }
 
 fn check_dependencies(workspace: &Workspace, _: &Choice) -> Result<String> {
-    let program = tools::cargo_deny(workspace)?.program;
+    let program = tools::cargo_tool(workspace, tools::CARGO_DENY)?.program;
     let deny = |args: &[&str]| {
         let mut deny = command(workspace, &program);
         deny.args(args);
@@ -487,6 +496,7 @@ mod tests {
             "unit",
             "simulation",
             "planted",
+            "mutants",
             "bench",
             "fuzz",
             "e2e",

@@ -1,8 +1,8 @@
 //! The programs that the tests need: installed where that is allowed, otherwise named with the command
 //! that installs them.
 //!
-//! System packages come by apt, and only where this runs as root. cargo-deny is built from source, once,
-//! into `target/tools`.
+//! System packages come by apt, and only where this runs as root. cargo-deny and cargo-mutants are built
+//! from source, once, into `target/tools`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,8 +53,18 @@ pub const ALL: [Need; 17] = [
     need("strace", "strace"),
 ];
 
-/// The version that `deny` runs. It builds on the pinned toolchain.
-const CARGO_DENY_VERSION: &str = "0.20.2";
+/// What `deny` runs. It builds on the pinned toolchain.
+pub const CARGO_DENY: CargoTool = CargoTool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    version_args: &["--version"],
+};
+/// What `mutants` runs. It builds on the pinned toolchain.
+pub const CARGO_MUTANTS: CargoTool = CargoTool {
+    name: "cargo-mutants",
+    version: "27.1.0",
+    version_args: &["mutants", "--version"],
+};
 
 const fn need(program: &'static str, package: &'static str) -> Need {
     Need {
@@ -141,25 +151,34 @@ fn install(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     run::run(install)
 }
 
-/// cargo-deny, and whether it was built just now.
+/// A tool of cargo's that is built from source.
+#[derive(Debug, Clone, Copy)]
+pub struct CargoTool {
+    pub name: &'static str,
+    version: &'static str,
+    /// What asks for its version.
+    version_args: &'static [&'static str],
+}
+
+/// Such a tool, and whether it was built just now.
 #[derive(Debug)]
-pub struct CargoDeny {
+pub struct Built {
     pub program: PathBuf,
     pub is_new: bool,
 }
 
-/// cargo-deny in the wanted version, built first if it is not there.
+/// The tool in the wanted version, built first if it is not there.
 ///
-/// It is built without optimisation: that takes a fifth of the time, and it runs for a second.
+/// It is built without optimisation: that takes a fifth of the time, and what it does itself takes a second.
 ///
 /// # Errors
 ///
 /// When it cannot be built.
-pub fn cargo_deny(workspace: &Workspace) -> Result<CargoDeny> {
+pub fn cargo_tool(workspace: &Workspace, tool: CargoTool) -> Result<Built> {
     let tools = workspace.target.join("tools");
-    let program = tools.join("bin/cargo-deny");
-    if is_wanted_cargo_deny(workspace, &program) {
-        return Ok(CargoDeny {
+    let program = tools.join("bin").join(tool.name);
+    if is_wanted(workspace, tool, &program) {
+        return Ok(Built {
             program,
             is_new: false,
         });
@@ -172,21 +191,20 @@ pub fn cargo_deny(workspace: &Workspace) -> Result<CargoDeny> {
         .arg(&tools)
         .arg("--target-dir")
         .arg(&build)
-        .arg(format!("cargo-deny@={CARGO_DENY_VERSION}"));
+        .arg(format!("{}@={}", tool.name, tool.version));
     run::run(install)?;
     fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))?;
-    Ok(CargoDeny {
+    Ok(Built {
         program,
         is_new: true,
     })
 }
 
-fn is_wanted_cargo_deny(workspace: &Workspace, program: &Path) -> bool {
+fn is_wanted(workspace: &Workspace, tool: CargoTool, program: &Path) -> bool {
     let mut version = run::command(workspace, program);
-    version.arg("--version");
-    program.is_file()
-        && run::stdout_of(version)
-            .is_ok_and(|said| said.trim() == format!("cargo-deny {CARGO_DENY_VERSION}"))
+    version.args(tool.version_args);
+    let wanted = format!("{} {}", tool.name, tool.version);
+    program.is_file() && run::stdout_of(version).is_ok_and(|said| said.trim() == wanted)
 }
 
 #[cfg(test)]

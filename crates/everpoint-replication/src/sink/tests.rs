@@ -184,6 +184,30 @@ fn marks_count_blocks_of_the_newest_generation_only() {
     sink.handle_committed(blocks[1].header().position());
     sink.handle_cached(next.header().position());
     assert_eq!(sink.marks(), Some((newest, BlockNo(1), BlockNo(0))));
+    assert_eq!(sink.cached(), Some(next.header().position()));
+    assert_eq!(sink.committed(), Some(blocks[1].header().position()));
+}
+
+#[test]
+fn a_block_may_complete_nothing_more_and_everything_up_to_the_last_seq_there_is() {
+    let (mut sink, blocks) = holding_two();
+    let same = block(blocks[1].header().position(), 10, vec![]);
+    assert_eq!(sink.handle_block(&same), Verdict::Append);
+    let all = block(same.header().position(), SEQ_MAX.0, vec![]);
+    assert_eq!(sink.handle_block(&all), Verdict::Append);
+    let through = sink.received().expect("taken").complete_through;
+    assert_eq!(through, SEQ_MAX);
+}
+
+#[test]
+fn a_disk_from_the_vault_takes_the_generation_that_builds_on_it_and_no_older_one() {
+    let (sink, blocks) = holding_two();
+    let mut resumed = Sink::resume(DISK, sink.received().expect("two blocks"));
+    let base = Some(blocks[1].header().position());
+    let next = block(start(8), 20, vec![record(15, Change::ResyncBegin { base })]);
+    assert_eq!(resumed.handle_block(&next), Verdict::Append);
+    let older = resumed.handle_block(&blocks[0]);
+    assert_eq!(older, Verdict::Refuse(Refusal::Stale));
 }
 
 #[test]

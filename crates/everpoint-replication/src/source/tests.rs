@@ -348,6 +348,27 @@ fn marks_of_what_was_never_sent_end_the_link() {
 }
 
 #[test]
+fn a_server_that_begins_with_what_was_never_sent_is_not_listened_to() {
+    let (mut source, _) = begun(1);
+    write(&mut source, 2);
+    let never_sent = source.place();
+    source.handle_linked(EPOCH, None, never_sent, NOW);
+    let fault = Fault::NeverSent;
+    assert_eq!(drain(&mut source), [Action::CloseLink { fault }]);
+}
+
+#[test]
+fn without_a_link_nothing_is_sent_and_no_mark_counts() {
+    let (mut source, _) = begun(1);
+    write(&mut source, 2);
+    source.handle_unlinked();
+    assert_eq!(send_all(&mut source), []);
+    source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo(1));
+    assert!(!source.is_cached());
+    assert_eq!(drain(&mut source), []);
+}
+
+#[test]
 fn marks_that_come_late_or_for_a_forgotten_generation_change_nothing() {
     let (mut source, _) = begun(3);
     source.handle_watermarks(EPOCH, G1, BlockNo(3), BlockNo(2));
@@ -368,6 +389,12 @@ fn a_clean_stop_is_resumed_in_the_same_generation_if_the_server_agrees() {
     };
     let mut source = Source::resume(EPOCH, tail);
     assert!(source.is_level());
+    let marks = source.marks().expect("it has a generation");
+    let tail_no = tail.block_no;
+    assert_eq!(
+        (marks.sent, marks.cached, marks.committed),
+        (tail_no, tail_no, tail_no)
+    );
     write(&mut source, 500);
     source.handle_linked(EPOCH, Some(tail), Some(tail), NOW);
     assert!(!source.wants_generation());
