@@ -356,6 +356,9 @@ fn sum_up(scores: &Scores) -> Result<String> {
         .values()
         .flat_map(|score| score.survived.iter().map(String::as_str))
         .collect();
+    if scores.is_empty() {
+        return Ok("nothing that decides was changed".to_owned());
+    }
     let said = format!(
         "{} of {} wrong changes noticed, {} accepted, {} left for want of time",
         sum(|score| score.caught),
