@@ -144,3 +144,6 @@ impl BacklogCore {
         self.in_memory.is_empty() && self.dropped.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests;
