@@ -68,6 +68,42 @@ fn a_fence_ends_everything_also_what_was_stored() {
 }
 
 #[test]
+fn a_journal_is_over_with_its_fence_and_not_before() {
+    let mut commit = Commit::new(LIMITS);
+    assert!(!commit.is_fenced());
+    commit.handle_fenced();
+    assert!(commit.is_fenced());
+}
+
+#[test]
+fn a_question_without_an_answer_is_asked_again() {
+    let mut commit = Commit::new(LIMITS);
+    let one = freeze(&mut commit);
+    commit.handle_stored(one);
+    let question = [Action::AskForEnd { after: one }];
+    assert_eq!(drain(&mut commit), question);
+    commit.handle_end_unknown();
+    assert_eq!(drain(&mut commit), question);
+}
+
+#[test]
+fn a_commit_is_idle_when_nothing_waits_and_nothing_is_on_its_way() {
+    let mut commit = Commit::new(LIMITS);
+    assert!(commit.is_idle());
+    commit.handle_block(START, 10, false);
+    assert!(!commit.is_idle(), "a block waits for company");
+    commit.handle_block(START, 1_000, true);
+    assert!(!commit.is_idle(), "a batch waits");
+    let one = commit.handle_frozen();
+    assert!(!commit.is_idle(), "an object is in flight");
+    commit.handle_stored(one);
+    assert!(!commit.is_idle(), "nobody knows whether it counts");
+    assert_eq!(drain(&mut commit), [Action::AskForEnd { after: one }]);
+    commit.handle_end_absent(one);
+    assert!(commit.is_idle());
+}
+
+#[test]
 fn a_batch_closes_at_its_length_or_when_its_oldest_change_has_waited() {
     let mut commit = Commit::new(LIMITS);
     commit.handle_block(START, 10, true);
