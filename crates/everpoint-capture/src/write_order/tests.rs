@@ -433,6 +433,45 @@ fn a_detached_disk_gives_back_its_charge_and_takes_nothing_more() {
     assert!(!order.handle_freed(slot, 1, 100));
 }
 
+#[test]
+fn what_is_frozen_and_not_freed_is_given_back_with_its_disk_too() {
+    let (mut order, slot) = begun();
+    order.push(slot, at(1), data(0, 4_096));
+    assert!(take(&mut order, at(6)).is_some());
+    order.handle_frozen(slot, 100);
+    assert!(0 < order.used());
+    order.detach(slot);
+    assert_eq!(order.used(), 0);
+}
+
+#[test]
+fn a_queue_may_be_filled_to_its_last_byte() {
+    let (mut wide, slot) = begun();
+    queued(wide.push(slot, at(1), data(0, 4_096)));
+    let limits = OrderLimits {
+        queue_bytes_max: wide.used(),
+        ..OrderLimits::default()
+    };
+    let until = Reservation::mark_after(Seq::ZERO).expect("far from the end");
+    let mut order = WriteOrder::new(limits, Reservation::new(Seq::ZERO, until));
+    let slot = order.attach();
+    begin(&mut order, slot, G1);
+    queued(order.push(slot, at(1), data(0, 4_096)));
+    assert_eq!(order.used(), limits.queue_bytes_max);
+}
+
+#[test]
+fn a_generation_that_an_earlier_process_left_goes_on_without_an_opening() {
+    let mut order = order();
+    let slot = order.attach();
+    assert_eq!(order.push(slot, at(1), zero(0, 1)), Pushed::Ignored);
+    order.resume_generation(slot, G1);
+    let seq = queued(order.push(slot, at(1), zero(0, 1)));
+    let batch = take(&mut order, at(6)).expect("its time has come");
+    let seqs: Vec<Seq> = batch.records().iter().map(|record| record.seq).collect();
+    assert_eq!(seqs, [seq]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Data { disk: usize, sectors: u64 },
