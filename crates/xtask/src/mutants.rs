@@ -164,10 +164,17 @@ fn write_diff(workspace: &Workspace, base: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Makes `tree` what git has of the workspace, as it lies there now. Files that are the same are not touched.
+/// Makes `tree` what git has, or would take, of the workspace, as it lies there now. Files that are the same are
+/// not touched.
 fn copy_tree(workspace: &Workspace, tree: &Path) -> Result<()> {
     let mut git = command(workspace, "git");
-    git.args(["ls-files", "-z"]);
+    git.args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]);
     let listed = stdout_of(git)?;
     for name in listed.split_terminator('\0') {
         let (from, to) = (workspace.root.join(name), tree.join(name));
