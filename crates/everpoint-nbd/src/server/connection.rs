@@ -17,6 +17,7 @@
 //! begun is finished, also when the client has gone.
 
 mod answer;
+mod running;
 mod stall;
 
 use std::future::{Future, poll_fn};
@@ -29,11 +30,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::answer::{Done, Outcome};
+use self::running::Running;
 use self::stall::Stall;
 use crate::Export;
 use crate::buffer::{Payload, PayloadMemory, ReadBuffer};
@@ -104,7 +105,7 @@ struct Connection<'e, E, S> {
     input: ReadBuffer,
     memory: PayloadMemory,
     stage: Stage<'e>,
-    running: FuturesUnordered<Pin<Box<dyn Future<Output = Done<'e>> + Send + 'e>>>,
+    running: Running<'e, Done<'e>>,
     output: SendQueue<Held<'e>>,
     /// Payload bytes of requests that are not answered. Unit: bytes.
     held_bytes: usize,
@@ -154,7 +155,7 @@ pub(crate) async fn serve<E: Export, S: AsyncRead + AsyncWrite + Unpin>(
         input: ReadBuffer::new(),
         memory: PayloadMemory::default(),
         stage: Stage::Header,
-        running: FuturesUnordered::new(),
+        running: Running::new(),
         output: SendQueue::new(),
         held_bytes: 0,
         moved_bytes: 0,
@@ -212,7 +213,7 @@ impl<'e, E: Export, S: AsyncRead + AsyncWrite + Unpin> Connection<'e, E, S> {
             return false;
         }
         let mut moved = false;
-        while let Poll::Ready(Some(done)) = self.running.poll_next_unpin(cx) {
+        while let Poll::Ready(done) = self.running.poll_next(cx) {
             self.answer(done);
             moved = true;
         }
@@ -356,16 +357,9 @@ impl<'e, E: Export, S: AsyncRead + AsyncWrite + Unpin> Connection<'e, E, S> {
         payload: Bytes,
         held: Option<Held<'e>>,
     ) {
-        let mut work = Box::pin(perform(
-            self.export,
-            request.cookie,
-            operation,
-            payload,
-            held,
-        ));
-        match work.as_mut().poll(cx) {
-            Poll::Ready(done) => self.answer(done),
-            Poll::Pending => self.running.push(work),
+        let work = perform(self.export, request.cookie, operation, payload, held);
+        if let Poll::Ready(done) = self.running.start(cx, work) {
+            self.answer(done);
         }
     }
 
