@@ -13,7 +13,8 @@
 //! device they would take from it what is elsewhere another machine's. One client for all of them, in
 //! turn; payload is this machine's own programs, so that it compresses as disk data does.
 //!
-//! `cargo xtask bench guest -- [--runs N] [--seconds N] [--queue MIB]`
+//! `cargo xtask bench guest -- [--runs N] [--seconds N] [--queue MIB] [--only CASE]`, a case being what its line
+//! begins with, counted from 1.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -85,12 +86,18 @@ fn main() -> Result<()> {
             .enable_all()
             .build()?,
     };
-    for (cache, depth) in [
+    let cases = [
         (Cache::None, 1),
         (Cache::None, 16),
         (Cache::Page, 1),
         (Cache::Page, 16),
-    ] {
+    ];
+    let only = number("--only", 0);
+    let chosen = cases
+        .into_iter()
+        .zip(1..)
+        .filter(|(_, index)| only == 0 || only == *index);
+    for ((cache, depth), _) in chosen {
         let mut all: [Vec<Measured>; 3] = Default::default();
         for _ in 0..number("--runs", runs) {
             all[0].push(plan.client.block_on(off(&plan, cache, depth))?);
