@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use everpoint_units::Moment;
 
-use crate::world::plan::{Fault, FaultKind, KINDS, Plan, Shape};
+use crate::world::plan::{Fault, KINDS, Plan, Shape};
 
 /// Runs that a search may take, if nothing else is said: at 20 ms each they take under a minute.
 pub const RUNS_MAX: usize = 2_000;
@@ -32,9 +32,13 @@ type Simplify = fn(&Plan) -> Option<Plan>;
 const SIMPLER: &[Simplify] = &[
     |plan| to(plan, |shape| &mut shape.unknown_per_mille, 0),
     |plan| to(plan, |shape| &mut shape.late_per_mille, 0),
+    |plan| to(plan, |shape| &mut shape.twice_per_mille, 0),
+    |plan| to(plan, |shape| &mut shape.stall_per_mille, 0),
+    |plan| to(plan, |shape| &mut shape.clock_skew_s_max, 0),
     |plan| to(plan, |shape| &mut shape.corrupt_per_million, 0),
     |plan| to(plan, |shape| &mut shape.local_error_per_mille, 0),
     one_server_fewer,
+    one_machine_fewer,
     |plan| one_fewer(plan, |shape| &mut shape.disks),
     |plan| to(plan, |shape| &mut shape.sectors, 8),
     |plan| halved(plan, |shape| &mut shape.sectors, 8),
@@ -299,29 +303,23 @@ fn interval_to(plan: &Plan, millis: u64) -> Option<Plan> {
 
 /// The last server goes, and what would have happened to it happens to the one before it.
 fn one_server_fewer(plan: &Plan) -> Option<Plan> {
-    let mut plan = one_fewer(plan, |shape| &mut shape.servers)?;
-    let last = plan.shape.servers - 1;
-    for fault in &mut plan.faults {
-        let (one, other) = servers_of(&mut fault.kind);
-        for server in [one, other].into_iter().flatten() {
-            *server = last.min(*server);
-        }
-    }
-    Some(plan)
+    within_bounds(one_fewer(plan, |shape| &mut shape.servers)?)
 }
 
-/// The servers that a fault names. One that is not told here is named in vain: the run then fails otherwise.
-const fn servers_of(kind: &mut FaultKind) -> (Option<&mut usize>, Option<&mut usize>) {
-    match kind {
-        FaultKind::ServerCrash { server, .. }
-        | FaultKind::PowerCut { server, .. }
-        | FaultKind::DiskLost { server, .. }
-        | FaultKind::Freeze { server, .. }
-        | FaultKind::SyncError { server }
-        | FaultKind::NoSpace { server, .. } => (Some(server), None),
-        FaultKind::TakeOver { by, of } => (Some(by), Some(of)),
-        _ => (None, None),
+/// The last machine goes, likewise.
+fn one_machine_fewer(plan: &Plan) -> Option<Plan> {
+    within_bounds(one_fewer(plan, |shape| &mut shape.machines)?)
+}
+
+/// No fault names what is not there.
+fn within_bounds(mut plan: Plan) -> Option<Plan> {
+    let Shape {
+        servers, machines, ..
+    } = plan.shape;
+    for fault in &mut plan.faults {
+        fault.kind.keep_within(machines, servers);
     }
+    Some(plan)
 }
 
 /// All that takes its time takes half of it, in whole milliseconds.
@@ -329,7 +327,7 @@ fn shorter_faults(plan: &Plan) -> Option<Plan> {
     let mut plan = plan.clone();
     let mut shorter = false;
     for fault in &mut plan.faults {
-        if let Some(time) = time_of(&mut fault.kind) {
+        if let Some(time) = fault.kind.time_mut() {
             let half = Duration::from_millis(u64::try_from(time.as_millis()).ok()? / 2);
             if Duration::from_millis(1) <= half {
                 *time = half;
@@ -338,19 +336,6 @@ fn shorter_faults(plan: &Plan) -> Option<Plan> {
         }
     }
     shorter.then_some(plan)
-}
-
-const fn time_of(kind: &mut FaultKind) -> Option<&mut Duration> {
-    match kind {
-        FaultKind::AgentCrash { down }
-        | FaultKind::ServerCrash { down, .. }
-        | FaultKind::PowerCut { down, .. }
-        | FaultKind::DiskLost { down, .. } => Some(down),
-        FaultKind::Freeze { time, .. }
-        | FaultKind::StoreOutage { time }
-        | FaultKind::NoSpace { time, .. } => Some(time),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

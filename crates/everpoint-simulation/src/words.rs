@@ -10,15 +10,16 @@ use std::time::Duration;
 use crate::world::plan::{Fault, KINDS, Plan};
 
 /// Fields that the first sentence tells already.
-const IN_THE_SENTENCE: [&str; 4] = ["servers", "disks", "sectors", "healed_at"];
+const IN_THE_SENTENCE: [&str; 5] = ["servers", "machines", "disks", "sectors", "healed_at"];
 
 /// The plan in plain sentences, and its faults as a list. What is zero is left out.
 pub fn told(plan: &Plan) -> String {
     let shape = &plan.shape;
     let mut told = format!(
-        "Seed {}: {}, {} of {}, healed at {}.\n",
+        "Seed {}: {}, {} with {} of {} each, healed at {}.\n",
         plan.seed,
         counted(shape.servers as u64, "server"),
+        counted(shape.machines as u64, "machine"),
         counted(shape.disks as u64, "disk"),
         counted(shape.sectors, "sector"),
         seconds(shape.healed_at.0),
@@ -195,6 +196,7 @@ mod tests {
     fn plan() -> Plan {
         let mut plan = Plan::of(7);
         plan.shape.servers = 2;
+        plan.shape.machines = 1;
         plan.shape.disks = 1;
         plan.shape.sectors = 120;
         plan.shape.healed_at = Moment(14_500_000_000);
@@ -211,7 +213,7 @@ mod tests {
             },
             Fault {
                 at: Moment(2_000_000_001),
-                kind: FaultKind::LinkBreak,
+                kind: FaultKind::LinkBreak { machine: 0 },
             },
         ];
         plan
@@ -221,7 +223,8 @@ mod tests {
     fn a_plan_is_told_in_sentences_with_units() {
         let told = told(&plan());
         let lines: Vec<&str> = told.lines().collect();
-        let first = "Seed 7: 2 servers, 1 disk of 120 sectors, healed at 14.5 s.";
+        let first =
+            "Seed 7: 2 servers, 1 machine with 1 disk of 120 sectors each, healed at 14.5 s.";
         assert_eq!(lines[0], first);
         assert!(lines[1].starts_with("Think 1.5 ms, queue at most 64 KiB, "));
         assert!(lines[1].contains("unknown 3 in a thousand"), "{}", lines[1]);

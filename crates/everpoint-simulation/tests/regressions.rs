@@ -17,6 +17,7 @@ fn seed_1737_stays_mended() {
         seed: 1737,
         shape: Shape {
             servers: 1,
+            machines: 1,
             disks: 1,
             sectors: 8,
             healed_at: Moment(6700000000),
@@ -26,10 +27,13 @@ fn seed_1737_stays_mended() {
             store_us_max: 218158,
             unknown_per_mille: 0,
             late_per_mille: 0,
+            twice_per_mille: 0,
             link_us_max: 100,
+            stall_per_mille: 0,
             corrupt_per_million: 0,
             local_error_per_mille: 0,
             log_files: 8,
+            clock_skew_s_max: 0,
         },
         faults: vec![
             Fault {
@@ -55,7 +59,7 @@ fn seed_1737_stays_mended() {
             },
             Fault {
                 at: Moment(4900000000),
-                kind: FaultKind::LinkBreak,
+                kind: FaultKind::LinkBreak { machine: 0 },
             },
             Fault {
                 at: Moment(6600000000),

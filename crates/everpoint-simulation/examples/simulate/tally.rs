@@ -4,9 +4,6 @@ use everpoint_simulation::Outcome;
 use everpoint_simulation::world::plan::KINDS;
 use serde_json::{Map, Value, json};
 
-/// Kinds of faults that end a process.
-const CRASHES: [&str; 4] = ["agent crash", "server crash", "power cut", "disk lost"];
-
 /// Something that a run counts.
 type Count = (&'static str, fn(&Outcome) -> u64);
 
@@ -14,6 +11,7 @@ type Count = (&'static str, fn(&Outcome) -> u64);
 const COUNTS: &[Count] = &[
     ("small faults", |outcome| outcome.small_faults),
     ("restores compared", |outcome| outcome.restores),
+    ("damage noticed", |outcome| outcome.detected),
     ("objects created", |outcome| outcome.objects),
 ];
 
@@ -27,6 +25,8 @@ pub(crate) struct Tally {
     /// Unit: nanoseconds.
     simulated: u128,
     run_twice: u64,
+    /// Processes that ended in the middle of something.
+    crashes: u64,
     panics: u64,
     broken: Vec<(u64, String)>,
 }
@@ -70,6 +70,7 @@ impl Tally {
         for (sum, count) in self.faults.iter_mut().zip(outcome.faults) {
             *sum += count;
         }
+        self.crashes += outcome.crashes;
         for (sum, (_, count)) in self.counts.iter_mut().zip(COUNTS) {
             *sum += count(outcome);
         }
@@ -122,9 +123,6 @@ impl Tally {
     pub(crate) fn record(&self, from: u64, seconds: f64, threads: usize) -> Value {
         let events: u64 = self.events.iter().sum();
         let faults: Map<_, _> = named(KINDS.into_iter().zip(self.faults));
-        let crashes = KINDS.into_iter().zip(self.faults);
-        let crashes = crashes.filter(|(kind, _)| CRASHES.contains(kind));
-        let crashes: u64 = crashes.map(|(_, count)| count).sum();
         let counts = named(COUNTS.iter().map(|(name, _)| *name).zip(self.counts));
         let broken = self.broken.iter();
         let broken = broken.map(|(seed, what)| json!({ "seed": seed, "what": what }));
@@ -139,7 +137,7 @@ impl Tally {
             "median_events": median(&self.events),
             "median_faults": median(&self.each_faults),
             "faults": faults,
-            "crashes": crashes,
+            "crashes": self.crashes,
             "counts": counts,
             "run_twice": self.run_twice,
             "panics": self.panics,

@@ -10,6 +10,7 @@ mod stop;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use everpoint_agent::disk_core::effect::{Effect, Outgoing};
 use everpoint_agent::disk_core::report::DiskStateWord;
 use everpoint_agent::disk_core::{DiskCore, DiskFacts};
@@ -78,6 +79,8 @@ pub(crate) struct Protected {
     pub(crate) core: DiskCore,
     lock: RangeLock,
     requests: BTreeMap<LockTicket, Waiting>,
+    /// What copies that hold the lock have read.
+    read: BTreeMap<LockTicket, Bytes>,
     resync: Option<ResyncCore>,
     resync_busy: bool,
     /// For what the resync reads next.
@@ -142,12 +145,18 @@ impl Agent {
         let mut contents = machine as u64 * 1_000_000_000;
         oracle.add_machine();
         let disks = (0..shape.disks).map(|_| {
-            let sectors = (0..shape.sectors).map(|_| match random.chance(400) {
-                true => {
+            // Runs of data and holes longer than a piece, and single sectors of the other kind in both.
+            let mut filled = false;
+            let sectors = (0..shape.sectors).map(|sector| {
+                if sector % 24 == 0 {
+                    filled = random.chance(500);
+                }
+                if random.chance(if filled { 900 } else { 20 }) {
                     contents += 1;
                     contents
+                } else {
+                    0
                 }
-                false => 0,
             });
             let sectors: Vec<Content> = sectors.collect();
             oracle.of(machine).add(&sectors);
@@ -232,8 +241,13 @@ impl World<'_> {
         self.bury(Node::Agent(machine));
         for (disk, protected) in life.disks.iter().enumerate() {
             for waiting in protected.requests.values() {
-                if let Waiting::Guest(extent, _, content) = waiting
-                    && self.draws.guest.chance(300)
+                if let Waiting::Guest {
+                    extent,
+                    content,
+                    written,
+                    ..
+                } = waiting
+                    && (*written || self.draws.guest.chance(300))
                 {
                     self.disk_changes(machine, disk, *extent, *content);
                 }
@@ -372,6 +386,7 @@ impl Protected {
             core,
             lock: RangeLock::default(),
             requests: BTreeMap::new(),
+            read: BTreeMap::new(),
             resync: None,
             resync_busy: false,
             room: None,

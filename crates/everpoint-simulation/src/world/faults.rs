@@ -113,8 +113,9 @@ impl World<'_> {
         let happened = match fault {
             FaultKind::AgentCrash { machine, down } => self.crash_agent(machine, down),
             FaultKind::MachinePowerCut { machine, down } => {
+                self.crash_agent(machine, down);
                 self.cut_power_of_machine(machine);
-                self.crash_agent(machine, down) || self.agents[machine].life.is_none()
+                true
             }
             FaultKind::AgentDies { machine, effects } => {
                 self.let_die(Node::Agent(machine), effects)
@@ -145,9 +146,11 @@ impl World<'_> {
             FaultKind::ServerDies { server, effects } => {
                 self.let_die(Node::Server(server), effects)
             }
-            FaultKind::ServerDiesAtDisk { server, operations } => {
-                self.servers[server].die_at_disk(operations)
-            }
+            FaultKind::ServerDiesAtDisk {
+                server,
+                operations,
+                power,
+            } => self.servers[server].die_at_disk(operations, power),
             FaultKind::DiskLost { server, down } => self.crash_server(server, down, Loss::Disk),
             FaultKind::ServerRolledBack { server, after } => {
                 self.servers[server].remember();
@@ -312,7 +315,8 @@ impl World<'_> {
         if self.servers[server].is_dead_at_disk() {
             let down = Duration::from_millis(self.draws.fault.between(1, 500));
             self.tell(|| format!("server {server} dies at its disk"));
-            self.crash_server(server, down, Loss::Nothing);
+            let loss = self.servers[server].loss_at_disk();
+            self.crash_server(server, down, loss);
         }
     }
 

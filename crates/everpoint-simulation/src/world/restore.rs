@@ -151,6 +151,14 @@ impl World<'_> {
             }
         }
         let end = walk.end().expect("it needs nothing more");
+        if let Some(damage) = walk
+            .damage()
+            .first()
+            .filter(|_| self.store.rotten.is_empty())
+        {
+            self.violate(format!("a path is damaged: {damage}"));
+            return None;
+        }
         if end == PathEnd::Broken {
             self.path_is_broken(walk.damage());
             return None;

@@ -59,6 +59,8 @@ pub(crate) struct Server {
     /// Its disk takes long until then.
     pub(crate) slow_until: Moment,
     lies: bool,
+    /// Whether its machine dies with its process in the middle of an operation of its disk.
+    power_goes_too: bool,
     /// Its disk lied or rotted: what it says it holds may not be there, and that has to be noticed.
     pub(crate) harmed: bool,
     /// Its disk, and its memory of its journals, as they once were.
@@ -158,6 +160,7 @@ impl Server {
             sick_until: Moment(0),
             slow_until: Moment(0),
             lies: false,
+            power_goes_too: false,
             harmed: false,
             remembered: None,
         }
@@ -196,7 +199,8 @@ impl Server {
         })
     }
 
-    pub(crate) fn die_at_disk(&mut self, operations: u64) -> bool {
+    pub(crate) fn die_at_disk(&mut self, operations: u64, power: bool) -> bool {
+        self.power_goes_too = power;
         self.set_faults_while_serving(|disk, faults| Faults {
             dies_at: Some(disk.operations() + operations),
             ..faults
@@ -212,6 +216,15 @@ impl Server {
             self.disk.set_faults(change(&self.disk, self.faults()));
         }
         serves
+    }
+
+    /// What dies with the process that died in an operation of its disk.
+    pub(crate) const fn loss_at_disk(&self) -> Loss {
+        if self.power_goes_too {
+            Loss::Unsynced
+        } else {
+            Loss::Nothing
+        }
     }
 
     /// Whether the process died in an operation of its disk.
@@ -341,7 +354,11 @@ impl World<'_> {
     /// The server ends itself, and a supervisor starts it again.
     pub(crate) fn server_ends(&mut self, server: usize, why: &str) {
         self.tell(|| format!("server {server} ends: {why}"));
-        self.crash_server(server, Duration::from_secs(1), Loss::Nothing);
+        let loss = match self.servers[server].is_dead_at_disk() {
+            true => self.servers[server].loss_at_disk(),
+            false => Loss::Nothing,
+        };
+        self.crash_server(server, Duration::from_secs(1), loss);
     }
 
     pub(crate) fn server_after(&mut self, server: usize, delay: Duration, event: ServerEvent) {

@@ -12,7 +12,13 @@ const BURST: u64 = 40;
 /// What waits for the range lock, or for the local disk behind it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Waiting {
-    Guest(Extent, Kind, Content),
+    Guest {
+        extent: Extent,
+        kind: Kind,
+        content: Content,
+        /// The local disk has it already, and has not said so.
+        written: bool,
+    },
     Copy(Extent),
     Hole(Extent),
 }
@@ -64,7 +70,13 @@ impl World<'_> {
             }
             Kind::Zero | Kind::Discard => 0,
         };
-        self.take_turn(machine, disk, Waiting::Guest(extent, kind, content));
+        let waiting = Waiting::Guest {
+            extent,
+            kind,
+            content,
+            written: false,
+        };
+        self.take_turn(machine, disk, waiting);
     }
 
     /// Guests rest when the world is healed, after a while.
@@ -75,7 +87,7 @@ impl World<'_> {
 
     pub(super) fn take_turn(&mut self, machine: usize, disk: usize, waiting: Waiting) {
         let (extent, mode) = match waiting {
-            Waiting::Guest(extent, ..) => (extent, LockMode::Exclusive),
+            Waiting::Guest { extent, .. } => (extent, LockMode::Exclusive),
             Waiting::Copy(extent) | Waiting::Hole(extent) => (extent, LockMode::Shared),
         };
         let protected = &mut self.life(machine).disks[disk];
@@ -86,18 +98,46 @@ impl World<'_> {
         }
     }
 
+    /// The local disk begins what has the lock: it reads at once, and writes now or later.
     fn local_begins(&mut self, machine: usize, disk: usize, ticket: LockTicket) {
         let delay = Duration::from_micros(self.draws.guest.between(10, 600));
+        let early = self.draws.guest.chance(500);
+        let agent = &mut self.agents[machine];
+        let life = agent.life.as_mut().expect("a running agent");
+        let protected = &mut life.disks[disk];
+        match protected.requests.get_mut(&ticket) {
+            Some(Waiting::Copy(extent)) => {
+                let bytes = agent.disks[disk].read(*extent);
+                protected.read.insert(ticket, bytes);
+            }
+            Some(Waiting::Guest {
+                extent,
+                content,
+                written,
+                ..
+            }) if early => {
+                // It is true of the disk at a `Seq` only once it has one.
+                *written = true;
+                agent.disks[disk].write(*extent, *content);
+            }
+            _ => (),
+        }
         self.agent_after(machine, delay, AgentEvent::Local(disk, ticket));
     }
 
     pub(super) fn local_done(&mut self, machine: usize, disk: usize, ticket: LockTicket) {
         let waiting = self.life(machine).disks[disk].requests.remove(&ticket);
         match waiting.expect("it holds the lock") {
-            Waiting::Guest(extent, kind, content) => {
-                self.write(machine, disk, extent, kind, content);
+            Waiting::Guest {
+                extent,
+                kind,
+                content,
+                written,
+            } => self.write(machine, disk, (extent, kind, content), written),
+            Waiting::Copy(extent) => {
+                let bytes = self.life(machine).disks[disk].read.remove(&ticket);
+                self.copy(machine, disk, extent, &bytes.expect("it was read"));
             }
-            Waiting::Copy(extent) => self.copy(machine, disk, extent),
             Waiting::Hole(extent) => self.hole(machine, disk, extent),
         }
         let mut granted = Vec::new();
@@ -111,10 +151,20 @@ impl World<'_> {
     }
 
     /// The splitter: the local disk has done it, then `Seq` and queue, then the answer.
-    fn write(&mut self, machine: usize, disk: usize, extent: Extent, kind: Kind, content: Content) {
+    fn write(
+        &mut self,
+        machine: usize,
+        disk: usize,
+        (extent, kind, content): (Extent, Kind, Content),
+        written: bool,
+    ) {
         let often = self.plan.shape.local_error_per_mille;
         let fails = !self.healed && self.draws.guest.chance(often);
-        if !fails || self.draws.guest.chance(500) {
+        let now = self.schedule.now();
+        if written {
+            let truth = self.oracle.of(machine);
+            truth.changed(disk, extent, content, now);
+        } else if !fails || self.draws.guest.chance(500) {
             self.disk_changes(machine, disk, extent, content);
         }
         let stamp = self.stamp(machine);

@@ -69,11 +69,10 @@ impl World<'_> {
         self.agent_after(machine, delay, AgentEvent::Resync(disk));
     }
 
-    pub(super) fn copy(&mut self, machine: usize, disk: usize, extent: Extent) {
-        let bytes = self.agents[machine].disks[disk].read(extent);
+    pub(super) fn copy(&mut self, machine: usize, disk: usize, extent: Extent, bytes: &Bytes) {
         let wanted = self.resync_wants(machine, disk, Need::Copy(extent));
         let changes = match &mut self.life(machine).disks[disk].resync {
-            Some(resync) if wanted => resync.handle_copied(&bytes),
+            Some(resync) if wanted => resync.handle_copied(bytes),
             _ => Vec::new(),
         };
         self.give_back_room(machine, disk);
@@ -121,7 +120,7 @@ impl World<'_> {
         machine: usize,
         disk: usize,
         change: Change,
-        piece: Option<bytes::Bytes>,
+        piece: Option<Bytes>,
     ) -> bool {
         let stamp = self.stamp(machine);
         let life = self.life(machine);

@@ -46,7 +46,7 @@ impl World<'_> {
         let (Some(stopping), Some(life)) = (&mut agent.stopping, &mut agent.life) else {
             return;
         };
-        let guest = |waiting: &Waiting| matches!(waiting, Waiting::Guest(..));
+        let guest = |waiting: &Waiting| matches!(waiting, Waiting::Guest { .. });
         let busy = life
             .disks
             .iter()

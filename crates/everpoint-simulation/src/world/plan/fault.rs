@@ -46,8 +46,12 @@ pub enum FaultKind {
     PowerCut { server: usize, down: Duration },
     /// A server dies behind its n-th effect from now, in the middle of what it was doing.
     ServerDies { server: usize, effects: u64 },
-    /// A server dies in the n-th operation of its log's disk from now.
-    ServerDiesAtDisk { server: usize, operations: u64 },
+    /// A server dies in the n-th operation of its log's disk from now; so does its machine, if `power`.
+    ServerDiesAtDisk {
+        server: usize,
+        operations: u64,
+        power: bool,
+    },
     /// A server's disk is lost, with the log and the server's own memory of its journals.
     DiskLost { server: usize, down: Duration },
     /// A server's disk is as it is now again after a while.
@@ -184,9 +188,79 @@ impl FaultKind {
         harmful.iter().any(|kind| kind.class() == class)
     }
 
-    /// Whether it is a process or machine that ends.
-    pub const fn is_crash(self) -> bool {
-        matches!(self.class(), 0..=2 | 4 | 5 | 7..=12)
+    /// How long it lasts, or something is down because of it.
+    pub const fn time_mut(&mut self) -> Option<&mut Duration> {
+        match self {
+            Self::AgentCrash { down, .. }
+            | Self::MachinePowerCut { down, .. }
+            | Self::AgentStop { down, .. }
+            | Self::AgentStateLost { down, .. }
+            | Self::ServerCrash { down, .. }
+            | Self::PowerCut { down, .. }
+            | Self::DiskLost { down, .. } => Some(down),
+            Self::AgentRolledBack { after, .. } | Self::ServerRolledBack { after, .. } => {
+                Some(after)
+            }
+            Self::Burst { time, .. }
+            | Self::Freeze { time, .. }
+            | Self::SleptThroughTakeOver { time, .. }
+            | Self::Partition { time, .. }
+            | Self::StoreOutage { time }
+            | Self::StoreCut { time, .. }
+            | Self::StoreStorm { time }
+            | Self::SyncErrors { time, .. }
+            | Self::NoSpace { time, .. }
+            | Self::SlowDisk { time, .. }
+            | Self::LyingSync { time, .. } => Some(time),
+            _ => None,
+        }
+    }
+
+    /// What it would do to a machine or server that is not there it does to the last one.
+    pub fn keep_within(&mut self, machines: usize, servers: usize) {
+        let (last_machine, last_server) = (machines - 1, servers - 1);
+        match self {
+            Self::AgentCrash { machine, .. }
+            | Self::MachinePowerCut { machine, .. }
+            | Self::AgentDies { machine, .. }
+            | Self::AgentStop { machine, .. }
+            | Self::AgentStateLost { machine, .. }
+            | Self::AgentRolledBack { machine, .. }
+            | Self::Burst { machine, .. }
+            | Self::LinkBreak { machine }
+            | Self::OneWayCut { machine, .. } => *machine = last_machine.min(*machine),
+            Self::Partition {
+                machine, server, ..
+            } => {
+                *machine = last_machine.min(*machine);
+                *server = last_server.min(*server);
+            }
+            Self::ServerCrash { server, .. }
+            | Self::PowerCut { server, .. }
+            | Self::ServerDies { server, .. }
+            | Self::ServerDiesAtDisk { server, .. }
+            | Self::DiskLost { server, .. }
+            | Self::ServerRolledBack { server, .. }
+            | Self::Freeze { server, .. }
+            | Self::StoreCut { server, .. }
+            | Self::SyncError { server }
+            | Self::SyncErrors { server, .. }
+            | Self::WriteError { server }
+            | Self::NoSpace { server, .. }
+            | Self::SlowDisk { server, .. }
+            | Self::LyingSync { server, .. }
+            | Self::LogRot { server } => *server = last_server.min(*server),
+            Self::SleptThroughTakeOver { server, by, .. } => {
+                *server = last_server.min(*server);
+                *by = last_server.min(*by);
+            }
+            Self::TakeOver { by, of } => {
+                *by = last_server.min(*by);
+                *of = last_server.min(*of);
+            }
+            Self::ClockJump { node, .. } => *node = (machines + servers - 1).min(*node),
+            Self::StoreOutage { .. } | Self::StoreStorm { .. } | Self::StoreRot => (),
+        }
     }
 
     /// One of a class, as the shape allows.
@@ -225,6 +299,7 @@ impl FaultKind {
             10 => Self::ServerDiesAtDisk {
                 server,
                 operations: 1 + number % 20,
+                power: number.is_multiple_of(2),
             },
             11 => Self::DiskLost { server, down },
             12 => Self::ServerRolledBack {
