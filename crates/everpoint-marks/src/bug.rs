@@ -72,12 +72,12 @@ bugs! {
         two("a sync error, then a power cut", 1_000);
     FreesTooFar: "a file is freed when its first block is settled", one(400);
     TornRecordSkipped: "a record that is torn is passed over, and what lies behind it taken",
-        Search::Awaits("a crash or power cut between a batch's write and the end of its sync");
+        two("a batch that is torn, then an older record behind it", 40_000);
     TailNotMarked: "the tail that a boot found is not marked as final",
         Search::Awaits("a log that rots after a boot has read it");
 
     // The process server.
-    CachedWhenTaken: "a block is said to be cached when it is taken", one(400);
+    CachedWhenTaken: "a block is said to be cached when it is taken", one(4_000);
     CachedAtHello: "a new session is told that what was taken is cached",
         two("a new session, then a crash before the sync", 8_000);
     GapAccepted: "a block is taken though one before it is missing", one(400);
@@ -86,7 +86,7 @@ bugs! {
     TailNotCommitted: "a recovered tail is never committed", one(400);
     BacklogOvertakes: "blocks in memory overtake those that are to be read again", one(8_000);
     FreesInFlight: "the log is freed of what is on its way to the vault",
-        two("a create that takes long or has no clear answer, then a crash", 800);
+        two("a create that takes long or has no clear answer, then a crash", 16_000);
     CommittedOverGap: "an object counts as committed before those below it are stored", one(800);
     CutByMax: "the cut is that of the newest disk, not of the oldest", one(400);
     CutOfReceived: "the cut counts what is held and not committed", one(400);
@@ -97,13 +97,13 @@ bugs! {
     SealBehindGap: "a seal stands behind the last object listed, not behind the gapless run",
         two("a create that takes long or has no clear answer, then a crash", 800);
     SealNotChecked: "a seal whose number was taken counts as created",
-        two("a create that is carried out late, and a crash", 1_000);
+        two("a create that is carried out late, and a crash", 200_000);
     SealStatesLess: "a seal states a prefix that is one object too short",
-        Search::Awaits("damage of a path held against a world that damages nothing");
+        one(400);
     DuplicateUnanswered: "a block that is here already gets no answer of its own",
         Search::Harmless("what was not cached when its session began is told when it is");
     LevelBelowVault: "a boot looks at its own journals only for its level (R2)",
-        Search::Harmless("a seal names higher levels only, and so a take-over begins with a rotation");
+        one(80_000);
 
     // The agent.
     FreedWhenSent: "an agent frees a block when it is sent", one(400);
@@ -113,7 +113,7 @@ bugs! {
     PositionUnknownIgnored: "order goes on though the server's position is unknown", one(400);
     CompleteTooEarly: "a resync is complete while questions are unanswered", one(400);
     AnswerNumbersReused: "questions of a new resync have the numbers of the old",
-        two("a resync that ends early, while a question is under way, then another", 4_000);
+        two("a resync that ends early, while a question is under way, then another", 16_000);
     QuestionsForgotten: "what was asked on a broken link is not asked again",
         two("a resync, and a link that breaks during it", 400);
     LocalErrorOverlooked: "a write that failed on the local disk does not end the order", one(400);
@@ -121,9 +121,9 @@ bugs! {
     SaysTooMuch: "a block says that its disk is complete beyond what was given out", one(400);
     SeqsGivenTwice: "a new process goes on where the one before began", one(400);
     HoleNotLookedAt: "a hole is queued as zeroes without a second look under the lock",
-        Search::Awaits("disks with holes of whole pieces that take time to be looked at");
+        one(4_000);
     SharedLockIgnored: "a resync reads while a guest writes the same sectors",
-        Search::Awaits("a local disk that is read and written while the lock is held, not at its end");
+        one(400);
     OldEpochAccepted: "an agent neither says nor checks which epoch it has seen (R12)",
         Search::Awaits("a promise of a server whose epoch is over held against the agent (F2)");
 

@@ -30,7 +30,7 @@ const MARK_SEEDS_BRIEF: u64 = 500;
 /// Seeds whose history is told.
 const HISTORY_SEEDS: u64 = 100;
 /// What is found in so many seeds is found soon.
-const BRIEF_MAX: u64 = 1_000;
+const BRIEF_MAX: u64 = 20_000;
 /// Failing seeds from which faults are taken out.
 const REDUCED_MAX: usize = 2;
 

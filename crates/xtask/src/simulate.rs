@@ -6,8 +6,8 @@ use crate::record::Recording;
 use crate::run::{cargo, command, run};
 use crate::workspace::Workspace;
 
-/// Seeds of the test command: what two processors do in about a minute.
-const SEEDS_IN_TEST: u64 = 4_000;
+/// Seeds of the test command: what two processors do in one to four minutes.
+const SEEDS_IN_TEST: u64 = 60_000;
 /// The name of its records.
 const KIND: &str = "simulate";
 

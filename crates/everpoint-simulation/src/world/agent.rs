@@ -212,6 +212,7 @@ impl World<'_> {
         });
         let disks: Vec<Protected> = disks.collect();
         let resumed = disks.iter().filter(|disk| disk.core.source().is_level());
+        let resumed = resumed.map(|disk| self.oracle.of(machine).writes(disk.generation));
         let resumed = resumed.count();
         agent.life = Some(Life {
             order,

@@ -48,6 +48,8 @@ pub(crate) struct Conditions {
     dying: Vec<(Node, u64)>,
     /// When an operator last looked after what nobody owned.
     helped_at: Moment,
+    /// A server lost what it knew of its journals, or a journal is damaged: machines may need an operator.
+    pub(crate) forgotten: bool,
 }
 
 impl Conditions {
@@ -68,6 +70,7 @@ impl Conditions {
             machines: shape.machines,
             dying: Vec::new(),
             helped_at: Moment(0),
+            forgotten: false,
         }
     }
 
@@ -190,6 +193,7 @@ impl World<'_> {
             }
             FaultKind::StoreRot => {
                 let draw = self.draws.fault.next();
+                self.conditions.forgotten = true;
                 self.store.rot(draw)
             }
             FaultKind::SyncError { server } => self.servers[server].fail_next_sync(),
@@ -245,6 +249,7 @@ impl World<'_> {
             FaultKind::ServerRolledBack { server, .. } => {
                 self.crash_server(server, down, Loss::Nothing);
                 self.oracle.forget_cached(|of| of == server);
+                self.conditions.forgotten = true;
                 self.servers[server].roll_back();
                 self.count(fault);
             }
@@ -382,9 +387,12 @@ impl World<'_> {
     }
 
     /// An operator looks after machines whose owner never comes back: its disk was lost, and with it
-    /// what it knew of its journals.
+    /// what it knew of its journals. Where nothing was forgotten, nobody helps.
     pub(super) fn help_after_heal(&mut self) {
         let now = self.schedule.now();
+        if !self.conditions.forgotten {
+            return;
+        }
         if now
             < self
                 .conditions

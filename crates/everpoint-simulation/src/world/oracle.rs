@@ -5,12 +5,12 @@
 //! died before it could, or by a power cut.
 //!
 //! An agent whose state was rolled back may give out a `Seq` for the second time. Which of the two
-//! changes is the one of that `Seq` is decided by which the server took, so either is right.
+//! changes is the one of that `Seq` is decided by which the server took; its generation tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use everpoint_journal::history::Span;
-use everpoint_units::{Extent, JournalId, Lba, Moment, Seq};
+use everpoint_units::{Extent, GenerationId, JournalId, Lba, Moment, Seq};
 
 /// What a sector holds: the number of the write that gave it, 0 for zeroes.
 pub(crate) type Content = u64;
@@ -29,6 +29,8 @@ pub(crate) struct Truth {
     disks: Vec<DiskTruth>,
     /// One for each run of `Seq`s that only rises.
     runs: Vec<GivenRun>,
+    /// In which runs a generation was written.
+    written_in: BTreeMap<GenerationId, BTreeSet<usize>>,
     /// Through which `Seq` a server said that a disk is committed, as part of a cut.
     pub(crate) committed: BTreeMap<usize, Seq>,
     /// Its disks were rolled back: changes that are not there any more are among the true ones.
@@ -117,11 +119,22 @@ impl Truth {
         self.runs.push(GivenRun::default());
     }
 
-    /// What a disk may have held at `seq`: usually one image, none if that was never given out.
-    pub(crate) fn at(&self, disk: usize, seq: Seq) -> Vec<Vec<Content>> {
+    /// A generation began, or goes on.
+    pub(crate) fn writes(&mut self, generation: GenerationId) {
+        let run = self.runs.len() - 1;
+        self.written_in.entry(generation).or_default().insert(run);
+    }
+
+    /// What a disk may have held at `seq` if `generation` says so: usually one image, none if that was
+    /// never given out.
+    pub(crate) fn at(&self, disk: usize, seq: Seq, generation: GenerationId) -> Vec<Vec<Content>> {
         let mut counts: Vec<usize> = Vec::new();
         let mut newest_seen = false;
-        for run in self.runs.iter().rev() {
+        let written_in = self.written_in.get(&generation);
+        for (number, run) in self.runs.iter().enumerate().rev() {
+            if !written_in.is_some_and(|runs| runs.contains(&number)) {
+                continue;
+            }
             let Some((_, known)) = run.0.range(..=seq).next_back() else {
                 continue;
             };

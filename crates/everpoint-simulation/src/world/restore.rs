@@ -7,7 +7,7 @@ use everpoint_agent::disk_core::report::DiskStateWord;
 use everpoint_journal::extent_map::ExtentMap;
 use everpoint_journal::history::{MachineHistory, Span};
 use everpoint_journal::path::{Need, PathEnd, PathWalk};
-use everpoint_units::{DiskId, JournalId, SECTOR_LEN, Seq};
+use everpoint_units::{DiskId, GenerationId, JournalId, SECTOR_LEN, Seq};
 
 use super::jobs::{request_of, walk_on};
 use super::oracle::{Content, index};
@@ -210,7 +210,9 @@ impl World<'_> {
             }
             return;
         };
-        let expected = self.oracle.of(read.machine).at(disk, seq);
+        let generation = generation_at(read, id, seq);
+        let expected = generation.map(|of| self.oracle.of(read.machine).at(disk, seq, of));
+        let expected = expected.unwrap_or_default();
         if expected.contains(&found) {
             return;
         }
@@ -253,9 +255,6 @@ impl World<'_> {
         if let Some(why) = self.agent_unsettled(machine) {
             return Some(why);
         }
-        if !self.is_owned(machine) {
-            return Some(format!("nobody owns machine {machine}"));
-        }
         let Some(read) = self.read_history(machine) else {
             return Some(format!("the history of machine {machine} cannot be read"));
         };
@@ -277,6 +276,21 @@ impl World<'_> {
             format!("disk {disk} of machine {machine}: the newest point is not the disk as it is")
         })
     }
+}
+
+/// The generation that wrote a disk last at or below `seq`.
+fn generation_at(read: &Read, disk: DiskId, seq: Seq) -> Option<GenerationId> {
+    let mut generation = None;
+    for object in &read.objects {
+        for index in &object.sections {
+            let section = &object.stored.index()?.index.sections[*index as usize];
+            let mut records = section.blocks.iter().flat_map(|block| &block.records);
+            if section.disk == disk && records.any(|record| record.seq <= seq) {
+                generation = Some(section.generation);
+            }
+        }
+    }
+    generation
 }
 
 /// A disk at `seq`, from indexes and frames; `None` where bytes are none that were written.

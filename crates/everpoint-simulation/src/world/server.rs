@@ -176,9 +176,9 @@ impl Server {
         self.life.is_some()
     }
 
-    /// Nothing is wrong with it any more.
+    /// Nothing is wrong with it any more. If it stands still, it goes on when it would have: what came
+    /// meanwhile waits in its order.
     pub(crate) fn heal(&mut self) {
-        self.frozen_until = Moment(0);
         self.sick_until = Moment(0);
         self.slow_until = Moment(0);
         self.lies = false;
@@ -336,6 +336,7 @@ impl World<'_> {
                 node.journals.clear();
                 node.harmed = false;
                 node.lies = false;
+                self.conditions.forgotten = true;
                 self.oracle.forget_cached(|of| of == server);
             }
         }

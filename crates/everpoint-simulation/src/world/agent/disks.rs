@@ -75,6 +75,7 @@ impl World<'_> {
                     )
                 });
                 self.note_given(machine);
+                self.oracle.of(machine).writes(generation);
                 let sectors = self.plan.shape.sectors;
                 let protected = &mut self.life(machine).disks[disk];
                 protected.generation = generation;
