@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
 use xtask::parts::{self, Choice};
@@ -138,9 +138,6 @@ struct PlantedArgs {
     /// Run so many seeds in any case, count those that fail, and see which faults they need
     #[arg(long, value_name = "N", conflicts_with = "marks")]
     share: Option<u64>,
-    /// Write what was found, as JSON
-    #[arg(long, value_name = "FILE")]
-    record: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -194,7 +191,7 @@ impl SimulateArgs {
 
 impl PlantedArgs {
     /// As the program wants them.
-    fn given(&self) -> Result<Vec<String>> {
+    fn given(&self) -> Vec<String> {
         let mut given = self.bugs.clone();
         given.extend(self.marks.then(|| "--marks".to_owned()));
         given.extend(self.brief.then(|| "--brief".to_owned()));
@@ -203,13 +200,7 @@ impl PlantedArgs {
                 given.extend([flag.to_owned(), number.to_string()]);
             }
         }
-        if let Some(record) = &self.record {
-            let record = std::path::absolute(record)?;
-            let record = record.into_os_string().into_string();
-            let record = record.map_err(|path| anyhow!("no name for a record: {path:?}"))?;
-            given.extend(["--record".to_owned(), record]);
-        }
-        Ok(given)
+        given
     }
 }
 
@@ -250,7 +241,7 @@ fn call(chore: Chore) -> Result<ExitCode> {
             }
         },
         Chore::Simulate(args) => simulate::simulate(&workspace, &args.given())?,
-        Chore::Planted(args) => planted::hunt(&workspace, &args.given()?)?,
+        Chore::Planted(args) => planted::hunt(&workspace, &args.given())?,
         Chore::Model => println!("kept in {}", model::run(&workspace)?.display()),
         Chore::Mutants(args) => {
             let time = Duration::from_secs(args.minutes * 60);

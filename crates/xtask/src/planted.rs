@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::record::Recording;
 use crate::run::{cargo, command, run, stdout_of};
 use crate::workspace::Workspace;
 
+/// The name of its records.
+const KIND: &str = "planted";
 /// Hands the compiler what it is told, and the one word more.
 const WRAPPER: &str = "#!/bin/sh\nexec \"$@\" --cfg planted\n";
 
@@ -54,7 +57,7 @@ fn wrapper(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs `hunt` of `everpoint-simulation` with these arguments. It prints what it finds.
+/// Runs `hunt` of `everpoint-simulation` with these arguments. It prints what it finds, and leaves a record.
 ///
 /// # Errors
 ///
@@ -63,7 +66,7 @@ pub fn hunt(workspace: &Workspace, args: &[String]) -> Result<()> {
     let program = build_example(workspace, "hunt")?;
     let mut hunt = command(workspace, program);
     hunt.args(args);
-    run(hunt)
+    Recording::begin(workspace, KIND, args)?.of_program(workspace, hunt)
 }
 
 /// The part of the test command: a build with the bugs does what one without them does until a bug is
