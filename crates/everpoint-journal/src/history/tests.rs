@@ -225,7 +225,7 @@ fn a_copy_that_was_committed_twice_counts_only_as_far_as_it_went_the_second_time
     let first = disk.block(3, Stream::first_records(1));
     let second = disk.block(5, vec![data(4), data(5)]);
     // The object behind them was damaged, and the log still had the disk's first block.
-    let twice = history(&[&[first.clone()], &[second], &[first]]);
+    let twice = history(&[&[first.clone(), second], &[first]]);
     assert_eq!(twice.windows(Some(disk.disk)), [span(3, 3)]);
     assert_eq!(twice.disks()[&disk.disk].complete_through, Seq(3));
     assert!(twice.check_point(Some(disk.disk), Seq(5)).is_err());

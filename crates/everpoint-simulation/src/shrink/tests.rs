@@ -1,6 +1,7 @@
 //! Plans with made-up bugs are found in their smallest form.
 
 use super::*;
+use crate::world::plan::FaultKind;
 
 /// A large plan: two servers, three disks, many faults of several classes.
 fn large() -> Plan {

@@ -112,8 +112,24 @@ impl World<'_> {
     /// A fault strikes.
     pub(super) fn strike(&mut self, index: usize) {
         let fault = self.plan.faults[index].kind;
+        let mut happened = self.strike_machine(index, fault);
+        if happened.is_none() {
+            happened = self.strike_server(index, fault);
+        }
+        if happened.is_none() {
+            happened = self.strike_disk(index, fault);
+        }
+        if happened.unwrap_or_else(|| self.strike_between(fault)) {
+            self.count(fault);
+        } else {
+            self.tell(|| format!("fault prepared, or nothing to strike: {fault}"));
+        }
+    }
+
+    /// Strikes a protected machine; whether it happened, `None` if it is another's fault.
+    fn strike_machine(&mut self, index: usize, fault: FaultKind) -> Option<bool> {
         let now = self.schedule.now();
-        let happened = match fault {
+        Some(match fault {
             FaultKind::AgentCrash { machine, down } => self.crash_agent(machine, down),
             FaultKind::MachinePowerCut { machine, down } => {
                 self.crash_agent(machine, down);
@@ -142,6 +158,14 @@ impl World<'_> {
                 self.agents[machine].bursts_until = now.after(time);
                 self.agents[machine].life.is_some()
             }
+            _ => return None,
+        })
+    }
+
+    /// Strikes a server, or has an operator act; as above.
+    fn strike_server(&mut self, index: usize, fault: FaultKind) -> Option<bool> {
+        let now = self.schedule.now();
+        Some(match fault {
             FaultKind::ServerCrash { server, down } => {
                 self.crash_server(server, down, Loss::Nothing)
             }
@@ -149,11 +173,6 @@ impl World<'_> {
             FaultKind::ServerDies { server, effects } => {
                 self.let_die(Node::Server(server), effects)
             }
-            FaultKind::ServerDiesAtDisk {
-                server,
-                operations,
-                power,
-            } => self.servers[server].die_at_disk(operations, power),
             FaultKind::DiskLost { server, down } => self.crash_server(server, down, Loss::Disk),
             FaultKind::ServerRolledBack { server, after } => {
                 self.servers[server].remember();
@@ -169,6 +188,46 @@ impl World<'_> {
                 false
             }
             FaultKind::TakeOver { by, of } => self.order_take_over(by, of),
+            _ => return None,
+        })
+    }
+
+    /// Strikes the disk of a server's log; as above.
+    fn strike_disk(&mut self, index: usize, fault: FaultKind) -> Option<bool> {
+        let now = self.schedule.now();
+        Some(match fault {
+            FaultKind::ServerDiesAtDisk {
+                server,
+                operations,
+                power,
+            } => self.servers[server].die_at_disk(operations, power),
+            FaultKind::SyncError { server } => self.servers[server].fail_next_sync(),
+            FaultKind::SyncErrors { server, time } => {
+                self.servers[server].sick_until = now.after(time);
+                self.servers[server].fail_next_sync()
+            }
+            FaultKind::WriteError { server } => self.servers[server].fail_next_write(),
+            FaultKind::NoSpace { server, time } => {
+                self.schedule.after(time, Event::Aftermath(index));
+                self.servers[server].take_space()
+            }
+            FaultKind::SlowDisk { server, time } => {
+                self.servers[server].slow_until = now.after(time);
+                self.servers[server].life.is_some()
+            }
+            FaultKind::LyingSync { server, time } => {
+                self.schedule.after(time, Event::Aftermath(index));
+                self.servers[server].lie()
+            }
+            FaultKind::LogRot { server } => self.servers[server].rot(),
+            _ => return None,
+        })
+    }
+
+    /// Strikes what lies between and behind them: links, the store, clocks.
+    fn strike_between(&mut self, fault: FaultKind) -> bool {
+        let now = self.schedule.now();
+        match fault {
             FaultKind::LinkBreak { machine } => self.break_link(machine),
             FaultKind::OneWayCut { machine, to_agent } => self.cut_one_way(machine, to_agent),
             FaultKind::Partition {
@@ -196,34 +255,11 @@ impl World<'_> {
                 self.conditions.forgotten = true;
                 self.store.rot(draw)
             }
-            FaultKind::SyncError { server } => self.servers[server].fail_next_sync(),
-            FaultKind::SyncErrors { server, time } => {
-                self.servers[server].sick_until = now.after(time);
-                self.servers[server].fail_next_sync()
-            }
-            FaultKind::WriteError { server } => self.servers[server].fail_next_write(),
-            FaultKind::NoSpace { server, time } => {
-                self.schedule.after(time, Event::Aftermath(index));
-                self.servers[server].take_space()
-            }
-            FaultKind::SlowDisk { server, time } => {
-                self.servers[server].slow_until = now.after(time);
-                self.servers[server].life.is_some()
-            }
-            FaultKind::LyingSync { server, time } => {
-                self.schedule.after(time, Event::Aftermath(index));
-                self.servers[server].lie()
-            }
-            FaultKind::LogRot { server } => self.servers[server].rot(),
             FaultKind::ClockJump { node, by_s } => {
                 self.conditions.clocks[node] += by_s * 1_000_000;
                 true
             }
-        };
-        if happened {
-            self.count(fault);
-        } else {
-            self.tell(|| format!("fault prepared, or nothing to strike: {fault}"));
+            other => unreachable!("{other} strikes a machine, a server or a disk"),
         }
     }
 
