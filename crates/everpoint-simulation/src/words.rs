@@ -233,7 +233,7 @@ mod tests {
             [
                 "2 faults:",
                 "        1.25 s  power cut, server 1, down 1.5 ms",
-                "  2.000000001 s  link break",
+                "  2.000000001 s  link break, machine 0",
             ]
         );
     }
@@ -273,7 +273,7 @@ mod tests {
                      Duration::from_nanos(1500000) } },";
         assert!(test.contains(fault), "{test}");
         assert!(
-            test.contains("shape: Shape { servers: 2, disks: 1, "),
+            test.contains("shape: Shape { servers: 2, machines: 1, disks: 1, "),
             "{test}"
         );
         assert!(test.ends_with("assert_eq!(run(&plan, None).violation, None);\n}\n"));

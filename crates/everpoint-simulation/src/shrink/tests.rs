@@ -81,19 +81,21 @@ fn a_fault_of_the_second_server_keeps_that_server() {
 #[test]
 fn every_fault_stays_that_the_bug_needs_however_many_they_are() {
     let plan = large();
-    let wanted: Vec<FaultKind> = plan
-        .faults
-        .iter()
-        .step_by(3)
-        .map(|fault| fault.kind)
-        .collect();
+    let mut wanted: Vec<FaultKind> = Vec::new();
+    for fault in plan.faults.iter().step_by(3) {
+        // Two that are the same are one to the bug.
+        if !wanted.contains(&fault.kind) {
+            wanted.push(fault.kind);
+        }
+    }
     let bug = |plan: &Plan| {
         let there = |kind: &FaultKind| plan.faults.iter().any(|fault| fault.kind == *kind);
         wanted.iter().all(there)
     };
     let shrunk = shrink(&plan, RUNS_MAX, fails(bug, "lost")).expect("it fails");
     let left: Vec<FaultKind> = shrunk.plan.faults.iter().map(|fault| fault.kind).collect();
-    assert_eq!(left, wanted);
+    assert_eq!(left.len(), wanted.len());
+    assert!(wanted.iter().all(|kind| left.contains(kind)), "{left:?}");
 }
 
 #[test]
