@@ -188,6 +188,9 @@ impl DiskCore {
             ToAgent::Refused { reason, tail } => {
                 let echo = matches!(reason, RefuseReason::Gap | RefuseReason::Stale);
                 self.source.handle_refused(tail, echo, now);
+                if !echo {
+                    self.compares.handle_refused();
+                }
             }
             ToAgent::Differences { request, differs } => {
                 let answer = self.compares.answer(request, differs);

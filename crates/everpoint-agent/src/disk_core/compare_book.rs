@@ -66,6 +66,16 @@ impl CompareBook {
         self.unsent = self.open.keys().copied().collect();
     }
 
+    /// A block was refused. What was asked behind it may have been taken for a question about the
+    /// generation before, or about nothing: it is asked again behind the block, under another number, so
+    /// that an answer to the first counts for nothing.
+    pub(super) fn handle_refused(&mut self) {
+        self.unsent.clear();
+        for question in std::mem::take(&mut self.open).into_values() {
+            self.add(question);
+        }
+    }
+
     /// The resync ended.
     pub(super) fn clear(&mut self) {
         if planted!(AnswerNumbersReused) {
@@ -108,6 +118,21 @@ mod tests {
             .map(|compare| compare.first_piece)
             .collect();
         assert_eq!(again, [10, 30]);
+    }
+
+    #[test]
+    fn what_was_asked_behind_a_refused_block_is_asked_again_and_only_that_answer_counts() {
+        let mut book = CompareBook::default();
+        book.add(question(10));
+        book.add(question(20));
+        let first = book.next_to_send().expect("asked");
+        book.handle_refused();
+        assert_eq!(book.answer(first.request, Bytes::new()), None);
+        let again: Vec<Compare> = std::iter::from_fn(|| book.next_to_send()).collect();
+        let pieces: Vec<u64> = again.iter().map(|compare| compare.first_piece).collect();
+        assert_eq!(pieces, [10, 20]);
+        let answer = book.answer(again[0].request, Bytes::from_static(b"x"));
+        assert_eq!(answer.expect("it is open").first_piece, 10);
     }
 
     #[test]
