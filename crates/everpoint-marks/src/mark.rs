@@ -45,7 +45,7 @@ macro_rules! marks {
 
 marks! {
     // The cache log.
-    RecordsBehindTear: Awaits("a crash or power cut between a batch's write and the end of its sync"), "recovery finds records behind a torn one, and leaves them";
+    RecordsBehindTear: Often, "recovery finds records behind a torn one, and leaves them";
     TailMarked: Often, "recovery marks a tail as final";
     LogPoisoned: Often, "the log fails for ever";
     LogOutOfSpace: Often, "the file system has no space for a batch";
