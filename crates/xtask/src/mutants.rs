@@ -129,19 +129,14 @@ impl Order {
     }
 }
 
-/// Where this branch left the main one; the commit before the newest where it did not.
+/// What the change is counted from: `EVERPOINT_BASE`, or the commit before the newest.
 fn base(workspace: &Workspace) -> Option<String> {
-    let asked = |args: &[&str]| {
-        let mut git = command(workspace, "git");
-        git.args(args).stderr(std::process::Stdio::null());
-        let output = git.output().ok()?;
-        let said = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| said.trim().to_owned())
-    };
-    let head = asked(&["rev-parse", "HEAD"])?;
-    let branched = asked(&["merge-base", "origin/main", "HEAD"]);
-    let branched = branched.filter(|branched| *branched != head);
-    branched.or_else(|| asked(&["rev-parse", "--verify", "--quiet", "HEAD^"]))
+    let wanted = std::env::var("EVERPOINT_BASE").unwrap_or_else(|_| "HEAD^".to_owned());
+    let mut git = command(workspace, "git");
+    git.args(["rev-parse", "--verify", "--quiet", &wanted]);
+    let output = git.stderr(std::process::Stdio::null()).output().ok()?;
+    let said = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| said.trim().to_owned())
 }
 
 /// The files of a package that are asked for, as patterns.
