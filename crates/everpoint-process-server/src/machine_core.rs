@@ -151,10 +151,7 @@ impl MachineCore {
             }
             Ok(Verdict::Duplicate) => {
                 reached!(DuplicateBlock);
-                match planted!(DuplicateUnanswered) {
-                    true => BlockAnswer::Nothing,
-                    false => BlockAnswer::Marks,
-                }
+                BlockAnswer::Marks
             }
             Ok(Verdict::Refuse(refusal)) => self.refuse(disk, reason(refusal)),
             Ok(Verdict::Ignore) => BlockAnswer::Nothing,

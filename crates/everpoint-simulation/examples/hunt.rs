@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use everpoint_marks::{Bug, Mark, Reach, Search, choose, count};
+use everpoint_marks::{Bug, Mark, Reach, choose, count};
 use everpoint_simulation::world::plan::KINDS;
 use everpoint_simulation::{Plan, run};
 
@@ -160,12 +160,14 @@ fn marks(order: &Order) -> (bool, String) {
     let mut unexpected = Vec::new();
     for mark in Mark::ALL {
         let (name, count) = (mark.name(), count(*mark));
-        let note = match mark.reach() {
-            Reach::Awaits(what) => format!("; awaits {what}"),
-            Reach::Often | Reach::Rarely => String::new(),
+        let (note, awaits) = match mark.reach() {
+            Reach::Awaits(what) => (format!("; awaits {what}"), quoted(what)),
+            Reach::Often | Reach::Rarely => (String::new(), "null".to_owned()),
         };
         println!("{name:<24} {count:>10}  {}{note}", mark.about());
-        records.push(format!("  {{\"mark\": \"{name}\", \"count\": {count}}}"));
+        records.push(format!(
+            "  {{\"mark\": \"{name}\", \"count\": {count}, \"awaits\": {awaits}}}"
+        ));
         let expected = match mark.reach() {
             Reach::Often => count != 0,
             Reach::Rarely => order.brief || count != 0,
@@ -302,11 +304,7 @@ fn needs(seed: u64) -> Vec<String> {
 impl Hunted {
     fn hunt(bug: Bug, order: &Order) -> Self {
         let begun = Instant::now();
-        let budget = match bug.search() {
-            _ if order.seeds.is_some() => order.seeds.unwrap_or(0),
-            Search::Within { seeds, .. } => seeds,
-            Search::Awaits(_) | Search::Harmless(_) => BRIEF_MAX,
-        };
+        let budget = order.seeds.unwrap_or(bug.search().seeds);
         Self {
             bug,
             budget,
@@ -319,13 +317,9 @@ impl Hunted {
     /// Found where it should be, and by no fault alone where it takes two.
     fn is_as_expected(&self) -> bool {
         let needs = self.share.as_ref().and_then(|share| share.needs.as_ref());
-        match self.bug.search() {
-            Search::Within { together, .. } => {
-                let alone = together.is_some() && needs.is_some_and(|needs| needs.len() < 2);
-                self.first.is_some() && !alone
-            }
-            Search::Awaits(_) | Search::Harmless(_) => self.first.is_none(),
-        }
+        let takes_two = self.bug.search().together.is_some();
+        let alone = takes_two && needs.is_some_and(|needs| needs.len() < 2);
+        self.first.is_some() && !alone
     }
 
     fn row(&self) -> String {
@@ -336,11 +330,9 @@ impl Hunted {
             share.map_or_else(unknown, |share| format!("{} of {}", share.failed, share.of));
         let needs = share.and_then(|share| share.needs.as_ref());
         let needs = needs.map_or_else(unknown, |needs| needs.join(" + "));
-        let (seed, said) = match (&self.first, self.bug.search()) {
-            (Some((seed, violated)), _) => (seed.to_string(), violated.clone()),
-            (None, Search::Awaits(what)) => ("never".to_owned(), format!("awaits {what}")),
-            (None, Search::Harmless(why)) => ("never".to_owned(), format!("harmless: {why}")),
-            (None, Search::Within { .. }) => (
+        let (seed, said) = match &self.first {
+            Some((seed, violated)) => (seed.to_string(), violated.clone()),
+            None => (
                 "never".to_owned(),
                 format!("NOT FOUND in {} seeds", self.budget),
             ),
@@ -354,13 +346,8 @@ impl Hunted {
             write!(record, ", \"{name}\": {value}").expect("a text takes all");
         };
         add("about", quoted(self.bug.about()));
-        match self.bug.search() {
-            Search::Within { together, .. } => {
-                add("together", together.map_or("null".to_owned(), quoted));
-            }
-            Search::Awaits(what) => add("awaits", quoted(what)),
-            Search::Harmless(why) => add("harmless", quoted(why)),
-        }
+        let together = self.bug.search().together;
+        add("together", together.map_or("null".to_owned(), quoted));
         add("budget", self.budget.to_string());
         if let Some((seed, violated)) = &self.first {
             add("first_seed", seed.to_string());
@@ -420,7 +407,7 @@ impl Order {
     }
 
     fn wants(&self, bug: Bug) -> bool {
-        let soon = matches!(bug.search(), Search::Within { seeds, .. } if seeds <= BRIEF_MAX);
+        let soon = bug.search().seeds <= BRIEF_MAX;
         soon || !self.brief
     }
 }

@@ -4,7 +4,7 @@
 //! is behind the command line: [`parts`] is the list of what `cargo xtask test` runs, [`tools`] gets
 //! what that needs, [`fuzz`], [`model`], [`mutants`], [`planted`], [`simulate`] and [`proto`] are chores of
 //! their own.
-//! What they count is kept ([`record`]) and made a page ([`reliability`]).
+//! What they count is kept ([`record`]) and made a page ([`reliability`]); [`long_run`] has them all count.
 //!
 //! Nothing here is written outside `target/`, but for what is committed (generated code, golden files, the
 //! log of the model check, the page of figures), for what the system's package manager installs and for
@@ -14,6 +14,7 @@ pub mod built;
 pub mod formats;
 pub mod fuzz;
 pub mod image;
+pub mod long_run;
 pub mod model;
 pub mod mutants;
 pub mod parts;

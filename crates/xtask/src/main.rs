@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::image::{self, ImageSpec, Share};
+use xtask::long_run::{self, Seeds, Step};
 use xtask::parts::{self, Choice};
 use xtask::workspace::Workspace;
 use xtask::{formats, fuzz, model, mutants, planted, proto, reliability, simulate};
@@ -41,6 +42,8 @@ enum Chore {
     Model,
     /// Change the cores to wrong in every way, one at a time, and see which change no test notices
     Mutants(MutantsArgs),
+    /// Run everything that tests/RELIABILITY.md counts, one after the other: some hours
+    LongRun(LongRunArgs),
     /// Make tests/RELIABILITY.md of what was counted on the present commit
     ReliabilityReport,
     /// Generate the Rust code of the protobuf messages in proto/, and the page of byte tables
@@ -138,6 +141,19 @@ struct PlantedArgs {
     /// Run so many seeds in any case, count those that fail, and see which faults they need
     #[arg(long, value_name = "N", conflicts_with = "marks")]
     share: Option<u64>,
+}
+
+#[derive(Args)]
+struct LongRunArgs {
+    /// What to run; without any, all, in this order
+    #[arg(value_name = "STEP", value_enum)]
+    steps: Vec<Step>,
+    /// How many seeds of the simulated world, in records of 100,000
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    seeds: u64,
+    /// The first of them; take others than the page has
+    #[arg(long, value_name = "S", default_value_t = 10_000_000)]
+    from: u64,
 }
 
 #[derive(Args)]
@@ -251,6 +267,10 @@ fn call(chore: Chore) -> Result<ExitCode> {
                 time,
             };
             println!("{}", mutants::run(&workspace, &order)?);
+        }
+        Chore::LongRun(args) => {
+            let (from, count) = (args.from, args.seeds);
+            long_run::run(&workspace, &args.steps, Seeds { from, count })?;
         }
         Chore::ReliabilityReport => {
             println!("written: {}", reliability::write(&workspace)?.display());

@@ -303,7 +303,7 @@ fn scores(listed: &str, outcomes: &str) -> Result<Scores> {
             "Unviable" => score.unviable += 1,
             "MissedMutant" => {
                 let name = without_place(&mutant.name);
-                match accepted(ACCEPTED).any(|accepted| accepted == name) {
+                match is_accepted(&name) {
                     true => score.accepted += 1,
                     false => score.survived.push(name),
                 }
@@ -321,6 +321,11 @@ fn without_place(name: &str) -> String {
         (Some(file), Some(what)) => format!("{file}:{what}"),
         _ => name.to_owned(),
     }
+}
+
+/// Whether the mutant of this name, without its place, may survive.
+pub(crate) fn is_accepted(name: &str) -> bool {
+    accepted(ACCEPTED).any(|accepted| accepted == name)
 }
 
 /// Mutants that may survive: a line each, and below it the reason, indented.

@@ -2,8 +2,8 @@
 //!
 //! Records lie in `target/reliability/`, one a run, and are never changed. [`crate::reliability`] makes a
 //! page of those that are of the present product. *The product* is what decides whether figures still
-//! hold: sources, messages, fuzz targets and the lock file. A commit that changes only documents has the
-//! same product, and its figures stay.
+//! hold: sources, messages, fuzz targets and the lock file. A commit that changes only documents, or adds
+//! tests, has the same product, and its figures stay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,19 @@ use serde_json::Value;
 use crate::run::{command, run, stdout_of};
 use crate::workspace::Workspace;
 
-/// What the product is made of, from the root of the workspace.
-const PRODUCT: [&str; 5] = ["crates", "proto", "fuzz", "Cargo.toml", "Cargo.lock"];
+/// What the product is made of, as patterns of git from the root of the workspace.
+const PRODUCT: [&str; 10] = [
+    "crates",
+    "proto",
+    "fuzz",
+    "Cargo.toml",
+    "Cargo.lock",
+    ":(exclude,glob)crates/**/*.md",
+    ":(exclude,glob)crates/**/tests.rs",
+    ":(exclude,glob)crates/**/tests/**",
+    ":(exclude,glob)crates/**/benches/**",
+    ":(exclude)crates/xtask/mutants-accepted.txt",
+];
 /// What stands where git does not answer: a tree without its history.
 const UNKNOWN: &str = "unknown";
 

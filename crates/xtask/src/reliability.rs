@@ -97,7 +97,7 @@ fn page(sources: Sources) -> Result<String> {
         sections::simulated(&of("simulate")),
         sections::planted(&of("planted")),
         sections::model(&of("model")),
-        sections::mutants(&of("mutants")),
+        sections::wrong_changes(&of("mutants")),
         sections::fuzz(&of("fuzz")),
         sections::found(&found),
         format!("## What is not tested\n\n{}\n", gaps.trim()),

@@ -539,6 +539,39 @@ fn a_question_survives_its_stream_and_not_its_generation() {
 }
 
 #[test]
+fn a_question_behind_a_refused_block_is_asked_again_and_behind_an_echo_is_not() {
+    for (reason, is_asked_again) in [
+        (RefuseReason::Corrupt, true),
+        (RefuseReason::WrongBase, true),
+        (RefuseReason::Gap, false),
+        (RefuseReason::Stale, false),
+    ] {
+        let mut rig = Rig::begun(Some(ELSEWHERE));
+        rig.pack();
+        rig.next_block().expect("the opening");
+        rig.core.handle_question(question(1, 256));
+        let Some(Outgoing::Compare(first)) = rig.core.next_to_send() else {
+            panic!("the question is due");
+        };
+        let tail = Some(ELSEWHERE);
+        assert_eq!(rig.message(ToAgent::Refused { reason, tail }), []);
+        rig.next_block().expect("the opening, again and first");
+        let again: Vec<u64> = std::iter::from_fn(|| rig.core.next_to_send())
+            .map(|next| match next {
+                Outgoing::Compare(again) if again.first_piece == 256 => again.request,
+                other => panic!("{reason:?}: {other:?}"),
+            })
+            .collect();
+        let wanted: &[u64] = if is_asked_again {
+            &[first.request + 1]
+        } else {
+            &[]
+        };
+        assert_eq!(again, wanted, "{reason:?}");
+    }
+}
+
+#[test]
 fn a_drain_is_answered_once_with_the_tail_when_everything_is_committed() {
     let mut rig = Rig::level();
     rig.write();

@@ -162,15 +162,22 @@ impl MemoryStorage {
         });
     }
 
-    /// Flips a bit somewhere in a file's used part, drawn as accidents are; false if nothing was ever
-    /// written.
-    pub fn rot(&self) -> bool {
+    /// Flips a bit somewhere in a file's used part, drawn as accidents are, half of them in its last sector,
+    /// where it may look like a write that was torn. Answers with the file, if anything was ever written.
+    pub fn rot(&self) -> Option<FileName> {
         let mut disk = self.lock();
         let used = disk.used_sectors();
         if used.is_empty() {
-            return false;
+            return None;
         }
-        let (file, sector) = used[index(disk.draw(used.len() as u64))];
+        let (name, file, mut sector) = used[index(disk.draw(used.len() as u64))];
+        if disk.draw(2) == 0 {
+            let of_file = used.iter().filter(|(_, of, _)| *of == file);
+            sector = of_file
+                .map(|(_, _, sector)| *sector)
+                .max()
+                .unwrap_or(sector);
+        }
         let at = sector * SECTOR + index(disk.draw(SECTOR as u64));
         let bit = 1 << disk.draw(8);
         let file = &mut disk.files[file];
@@ -178,7 +185,7 @@ impl MemoryStorage {
         if let Some(byte) = file.medium.get_mut(at) {
             *byte ^= bit;
         }
-        true
+        Some(name)
     }
 
     /// Makes the 512 bytes around `at` unreadable until they are written again.
@@ -397,11 +404,11 @@ impl Disk {
     }
 
     /// Sectors that hold anything, by file.
-    fn used_sectors(&self) -> Vec<(usize, usize)> {
-        let sectors = self.names.values().flat_map(|&file| {
+    fn used_sectors(&self) -> Vec<(FileName, usize, usize)> {
+        let sectors = self.names.iter().flat_map(|(&name, &file)| {
             let sectors = self.files[file].cached.chunks(SECTOR).enumerate();
             let used = sectors.filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0));
-            used.map(move |(sector, _)| (file, sector))
+            used.map(move |(sector, _)| (name, file, sector))
         });
         sectors.collect()
     }

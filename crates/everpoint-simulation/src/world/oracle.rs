@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use everpoint_journal::history::Span;
-use everpoint_units::{Extent, GenerationId, JournalId, Lba, Moment, Seq};
+use everpoint_units::{Extent, GenerationId, JournalId, Lba, Level, Moment, Seq};
 
 /// What a sector holds: the number of the write that gave it, 0 for zeroes.
 pub(crate) type Content = u64;
@@ -37,6 +37,8 @@ pub(crate) struct Truth {
     pub(crate) unwound: bool,
     /// Up to which `Seq` each server told that it has a disk in its log, while no other has been owner.
     pub(crate) cached: BTreeMap<(usize, usize), Seq>,
+    /// The highest epoch by which its agent believed a server, as far as it can remember.
+    heard: Level,
 }
 
 /// How many changes each disk had when a `Seq` was given out.
@@ -117,6 +119,14 @@ impl Truth {
     /// `Seq`s may be given out for the second time from now on.
     pub(crate) fn rolled_back(&mut self) {
         self.runs.push(GivenRun::default());
+        self.heard = Level::ZERO;
+    }
+
+    /// The agent believes a server of this epoch; true if it may: it believed none of a later one.
+    pub(crate) fn believes(&mut self, epoch: Level) -> bool {
+        let may = self.heard <= epoch;
+        self.heard = self.heard.max(epoch);
+        may
     }
 
     /// A generation began, or goes on.

@@ -12,9 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use everpoint_cache_log::storage::memory::{Faults, MemoryStorage};
 use everpoint_cache_log::{
-    Append, AppendError, CacheLogConfig, LogOwner, LogPosition, LogReader, OpenError, ReadError,
-    Recovered, SteppedLog, Written,
+    Append, AppendError, CacheLogConfig, FileName, LogOwner, LogPosition, LogReader, OpenError,
+    ReadError, Recovered, SteppedLog, Written,
 };
+use everpoint_format::cache_log::LogFileNo;
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::digest::PieceDigest;
 use everpoint_journal::commit::CommitLimits;
@@ -63,6 +64,11 @@ pub(crate) struct Server {
     power_goes_too: bool,
     /// Its disk lied or rotted: what it says it holds may not be there, and that has to be noticed.
     pub(crate) harmed: bool,
+    /// The harm may pass for a write that was torn: then only those who held its word against it can notice.
+    pub(crate) harmed_quietly: bool,
+    /// The last of the log's files in which a boot found records: what is in these was read and synced, and
+    /// may never pass for torn.
+    read_through: Option<LogFileNo>,
     /// Its disk, and its memory of its journals, as they once were.
     remembered: Option<Picture>,
 }
@@ -72,6 +78,7 @@ struct Picture {
     disk: MemoryStorage,
     journals: Vec<JournalId>,
     harmed: bool,
+    harmed_quietly: bool,
 }
 
 /// A running server.
@@ -162,6 +169,8 @@ impl Server {
             lies: false,
             power_goes_too: false,
             harmed: false,
+            harmed_quietly: false,
+            read_through: None,
             remembered: None,
         }
     }
@@ -242,6 +251,7 @@ impl Server {
     pub(crate) fn lie(&mut self) -> bool {
         self.lies = true;
         self.harmed = true;
+        self.harmed_quietly = true;
         self.disk.set_faults(self.faults());
         self.life.is_some()
     }
@@ -252,9 +262,18 @@ impl Server {
 
     /// A bit of its log turns.
     pub(crate) fn rot(&mut self) -> bool {
-        let happened = self.disk.rot();
-        self.harmed |= happened;
-        happened
+        let Some(file) = self.disk.rot() else {
+            return false;
+        };
+        let was_read = |no| self.read_through.is_some_and(|through| no <= through);
+        self.harmed = true;
+        self.harmed_quietly |= !matches!(file, FileName::Log(no) if was_read(no));
+        true
+    }
+
+    /// A boot read the log, up to this record.
+    pub(super) fn was_read(&mut self, last: LogPosition) {
+        self.read_through = Some(last.file_no());
     }
 
     /// Takes a picture of its disk, to come back to it.
@@ -263,6 +282,7 @@ impl Server {
             disk: self.disk.fork(),
             journals: self.journals.clone(),
             harmed: self.harmed,
+            harmed_quietly: self.harmed_quietly,
         });
     }
 
@@ -273,6 +293,8 @@ impl Server {
             self.disk.kill();
             self.journals = picture.journals;
             self.harmed = picture.harmed || self.lies;
+            self.harmed_quietly = picture.harmed_quietly || self.lies;
+            self.read_through = None;
             self.disk.set_faults(self.faults());
         }
     }
@@ -335,6 +357,8 @@ impl World<'_> {
                 node.disk = MemoryStorage::new(node.random.next());
                 node.journals.clear();
                 node.harmed = false;
+                node.harmed_quietly = false;
+                node.read_through = None;
                 node.lies = false;
                 self.conditions.forgotten = true;
                 self.oracle.forget_cached(|of| of == server);

@@ -152,22 +152,25 @@ fn the_order_of_the_records_does_not_matter() {
 #[test]
 fn planted_bugs_and_marks_are_counted_and_what_is_not_found_is_named() {
     let bugs = json!([
-        {"bug": "AckBeforeSync", "awaits": null, "budget": 200, "first_seed": 1_234, "failed": 8, "of": 100},
+        {"bug": "AckBeforeSync", "budget": 200, "first_seed": 1_234, "failed": 8, "of": 100},
         {"bug": "GapAccepted", "budget": 2_000},
-        {"bug": "WrongGroup", "awaits": "groups", "budget": 0},
     ]);
-    let marks = json!([{"mark": "fork", "count": 9}, {"mark": "late end", "count": 0}]);
+    let marks = json!([
+        {"mark": "fork", "count": 9, "awaits": null},
+        {"mark": "late end", "count": 0, "awaits": null},
+        {"mark": "liar", "count": 0, "awaits": "a server that lies"},
+    ]);
     let records = vec![
         record("planted", "2026-11-02T00:00:00Z", bugs),
         record("planted", "2026-11-03T00:00:00Z", marks),
     ];
     let page = page_of(records).unwrap();
     let lines = [
-        "1 of 2 that the world can find are found; the first seed that finds one is 1,234 in the median.",
+        "1 of 2 are found; the first seed that finds one is 1,234 in the median.",
         "| AckBeforeSync | 1,234 | 8 of 100 |",
         "| GapAccepted | **not found** in 2,000 |  |",
-        "| WrongGroup | awaits: groups |  |",
         "are marked to be reached: 1 of 2; **not reached**: late end.",
+        "No world of these reaches liar: it takes a server that lies.",
     ];
     has(&page, &lines);
 }

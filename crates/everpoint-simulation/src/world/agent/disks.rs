@@ -98,6 +98,8 @@ impl World<'_> {
                 self.life(machine).committed_cut = cut;
                 let session = &mut self.agents[machine].state.session;
                 *session = session.risen_to(marks.epoch);
+                // Marks of another disk may have been longer under way: those may be of an earlier.
+                self.oracle.of(machine).believes(marks.epoch);
             }
             Effect::Answer(answer) => {
                 if let Some(resync) = &mut self.life(machine).disks[disk].resync {

@@ -1,5 +1,7 @@
 //! The agent's session: which server, the hello, what is remembered before disks go on.
 
+use everpoint_units::Level;
+
 use super::*;
 
 impl World<'_> {
@@ -130,6 +132,8 @@ impl World<'_> {
             Step::Reserve(mark) => self.reserve(machine, Some((link, mark))),
             Step::Open { epoch, lost } => {
                 life.phase = Phase::Open(link);
+                self.believed(machine, epoch);
+                let life = self.life(machine);
                 for disk in &mut life.disks {
                     if lost.contains(&disk.slot) {
                         disk.core.handle_order_lost();
@@ -140,6 +144,16 @@ impl World<'_> {
                 self.tell(|| format!("agent {machine}: session on link {link}, epoch {}", epoch.0));
                 self.drive_all(machine);
             }
+        }
+    }
+
+    /// The agent begins a session with a server of this epoch (R12).
+    fn believed(&mut self, machine: usize, epoch: Level) {
+        if !self.oracle.of(machine).believes(epoch) {
+            self.violate(format!(
+                "agent {machine} believes a server of epoch {} after one of a later",
+                epoch.0
+            ));
         }
     }
 

@@ -72,6 +72,9 @@ impl World<'_> {
         match SteppedLog::open_on(storage, &config, owner, bits) {
             Ok((log, recovered)) => {
                 while log.keep() {}
+                if let Some(last) = recovered.last() {
+                    self.servers[server].was_read(last);
+                }
                 let life = self.server_life(server);
                 life.log = Some(log);
                 life.recovered = Some(recovered);

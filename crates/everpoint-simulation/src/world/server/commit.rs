@@ -192,7 +192,7 @@ impl World<'_> {
                 ));
             }
         }
-        let harmed = self.servers[server].harmed || !self.store.rotten.is_empty();
+        let harmed = self.servers[server].harmed_quietly || !self.store.rotten.is_empty();
         if harmed && !broken.is_empty() {
             // Its disk lied, or rotted where a torn write would be, or the path that its tail went on is
             // damaged: agents will find out, and say so.
