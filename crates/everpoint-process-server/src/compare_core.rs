@@ -98,3 +98,6 @@ impl CompareCore {
 pub fn all_differ(asked: &Compare) -> Bytes {
     Bytes::from(vec![0xff; asked.digests.len().div_ceil(8)])
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,3 +92,6 @@ fn bookmarks(block: &ChangeBlock) -> u32 {
     let marks = records.filter(|record| matches!(record.change, Change::Bookmark { .. }));
     u32::try_from(marks.count()).expect("a block has at most 4,096 records")
 }
+
+#[cfg(test)]
+mod tests;
