@@ -164,6 +164,9 @@ struct MutantsArgs {
     /// Only functions that are not as they were in this commit
     #[arg(long, value_name = "BASE")]
     in_diff: Option<String>,
+    /// Not those again that were noticed in the run before, if they stand where they stood
+    #[arg(long)]
+    go_on: bool,
     /// When to stop. Unit: minutes
     #[arg(long, value_name = "M", default_value_t = 600)]
     minutes: u64,
@@ -264,6 +267,7 @@ fn call(chore: Chore) -> Result<ExitCode> {
             let order = mutants::Order {
                 files: args.files,
                 base: args.in_diff,
+                go_on: args.go_on,
                 time,
             };
             println!("{}", mutants::run(&workspace, &order)?);

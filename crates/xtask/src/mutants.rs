@@ -9,7 +9,7 @@
 //!
 //! What survives fails the run, unless `mutants-accepted.txt` has it with a reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,8 +38,10 @@ const CORES: [(&str, &[&str]); 5] = [
 ];
 /// How long the part of the test command goes on.
 const PART_TIME: Duration = Duration::from_secs(180);
-/// Tests that take longer go in circles: those of a whole package take 2 s. Unit: seconds.
-const TEST_SECONDS_MAX: &str = "60";
+/// Tests that take longer go in circles: those of a package's cores take 2 s. Unit: seconds.
+const TEST_SECONDS_MAX: &str = "20";
+/// Where a package has shells too, only the tests with this in their names can tell: those of its cores.
+const CORE: &str = "_core";
 /// How often a running cargo-mutants is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Survivors that are known, with reasons.
@@ -52,6 +54,8 @@ pub struct Order {
     pub files: Vec<String>,
     /// Only functions that differ from this commit.
     pub base: Option<String>,
+    /// Not those again that a test noticed in the run before, if they stand where they stood.
+    pub go_on: bool,
     pub time: Duration,
 }
 
@@ -91,12 +95,21 @@ pub fn run(workspace: &Workspace, order: &Order) -> Result<String> {
             continue;
         }
         let output = work.join(package);
-        let mut mutants = mutants(workspace, &program, package, &output);
-        mutants.args(files.iter().flat_map(|file| ["--file", file]));
-        if let Some(diff) = &diff {
-            mutants.arg("--in-diff").arg(diff);
-        }
-        scores.extend(run_until(mutants, &output, end)?);
+        let mutants = || {
+            let mut mutants = mutants(workspace, &program, (package, globs), &output);
+            mutants.args(files.iter().flat_map(|file| ["--file", file]));
+            if let Some(diff) = &diff {
+                mutants.arg("--in-diff").arg(diff);
+            }
+            mutants
+        };
+        let known = Known::of(&output, order.go_on)?;
+        let listed = listed(mutants())?;
+        let outcomes = match listed.is_empty() || end <= Instant::now() {
+            true => None,
+            false => run_until(mutants(), &known, &output, end)?,
+        };
+        scores.extend(scores_of(&listed, outcomes, &known)?);
     }
     if order.base.is_none() {
         recording.end(workspace, counted(&scores))?;
@@ -116,6 +129,7 @@ pub fn part(workspace: &Workspace) -> Result<String> {
     let order = Order {
         files: Vec::new(),
         base: Some(base),
+        go_on: false,
         time: PART_TIME,
     };
     run(workspace, &order)
@@ -125,7 +139,10 @@ impl Order {
     fn args(&self) -> Vec<String> {
         let base = self.base.iter();
         let base = base.flat_map(|base| ["--in-diff".to_owned(), base.clone()]);
-        base.chain(self.files.iter().cloned()).collect()
+        let go_on = self.go_on.then(|| "--go-on".to_owned());
+        base.chain(go_on)
+            .chain(self.files.iter().cloned())
+            .collect()
     }
 }
 
@@ -192,7 +209,12 @@ fn copy_tree(workspace: &Workspace, tree: &Path) -> Result<()> {
     Ok(())
 }
 
-fn mutants(workspace: &Workspace, program: &Path, package: &str, output: &Path) -> Command {
+fn mutants(
+    workspace: &Workspace,
+    program: &Path,
+    (package, globs): (&str, &[&str]),
+    output: &Path,
+) -> Command {
     let mut mutants = command(workspace, program);
     let work = workspace.target.join("mutants");
     mutants.env("CARGO_TARGET_DIR", work.join("build"));
@@ -204,6 +226,9 @@ fn mutants(workspace: &Workspace, program: &Path, package: &str, output: &Path) 
     mutants.args(["--in-place", "--package", package, "--profile", "release"]);
     mutants.args(["--colors", "never", "--no-times", "--cargo-arg=--lib"]);
     mutants.args(["--timeout", TEST_SECONDS_MAX]);
+    if globs.iter().any(|glob| glob.contains(CORE)) {
+        mutants.arg(format!("--cargo-test-arg={CORE}"));
+    }
     let settings = [
         "opt-level=1".to_owned(),
         "debug=false".to_owned(),
@@ -215,20 +240,60 @@ fn mutants(workspace: &Workspace, program: &Path, package: &str, output: &Path) 
     mutants
 }
 
-/// Runs cargo-mutants until it is done or the time is up; nothing is answered where there is nothing to change.
-///
-/// # Errors
-///
-/// When the tests fail without a mutant.
-fn run_until(mut mutants: Command, output: &Path, end: Instant) -> Result<Scores> {
-    let results = output.join("mutants.out");
-    if results.is_dir() {
-        fs::remove_dir_all(&results)?;
+/// What earlier runs found out, if it is gone on from there: names of mutants, with their places.
+#[derive(Debug, Default)]
+struct Known {
+    caught: Vec<String>,
+    unviable: Vec<String>,
+}
+
+impl Known {
+    /// Of what lies in `output`. It is written there for the run after this one.
+    fn of(output: &Path, go_on: bool) -> Result<Self> {
+        fs::create_dir_all(output)?;
+        let known = |name: &str| -> Result<Vec<String>> {
+            let kept = output.join(format!("known-{name}"));
+            let mut names = String::new();
+            if go_on {
+                let newest = output.join("mutants.out").join(name);
+                for path in [&kept, &newest] {
+                    names += &fs::read_to_string(path).unwrap_or_default();
+                }
+            }
+            fs::write(&kept, &names).with_context(|| format!("cannot write {}", kept.display()))?;
+            Ok(names.lines().map(str::to_owned).collect())
+        };
+        Ok(Self {
+            caught: known("caught.txt")?,
+            unviable: known("unviable.txt")?,
+        })
     }
-    fs::create_dir_all(output)?;
-    if end <= Instant::now() {
-        mutants.args(["--list", "--json"]);
-        return scores(&stdout_of(mutants)?, "");
+}
+
+/// All that could be changed.
+fn listed(mut mutants: Command) -> Result<Vec<Mutant>> {
+    mutants.args(["--list", "--json"]);
+    // It says nothing where nothing is to be changed.
+    match stdout_of(mutants)?.trim() {
+        "" => Ok(Vec::new()),
+        listed => Ok(serde_json::from_str(listed)?),
+    }
+}
+
+/// Runs cargo-mutants until it is done or the time is up; nothing is answered where there is nothing to change.
+fn run_until(
+    mut mutants: Command,
+    known: &Known,
+    output: &Path,
+    end: Instant,
+) -> Result<Option<Outcomes>> {
+    let results = output.join("mutants.out");
+    if known.caught.is_empty() {
+        if results.is_dir() {
+            fs::remove_dir_all(&results)?;
+        }
+    } else {
+        mutants.arg("--iterate");
     }
     let mut child = mutants.spawn().context("cannot start cargo-mutants")?;
     let mut is_told = false;
@@ -241,11 +306,10 @@ fn run_until(mut mutants: Command, output: &Path, end: Instant) -> Result<Scores
         }
         std::thread::sleep(POLL_INTERVAL);
     }
-    let Ok(listed) = fs::read_to_string(results.join("mutants.json")) else {
-        return Ok(Scores::new());
-    };
-    let outcomes = fs::read_to_string(results.join("outcomes.json")).unwrap_or_default();
-    scores(&listed, &outcomes)
+    match fs::read_to_string(results.join("outcomes.json")) {
+        Ok(outcomes) => Ok(Some(serde_json::from_str(&outcomes)?)),
+        Err(_) => Ok(None),
+    }
 }
 
 /// What cargo-mutants writes, as far as it is read here.
@@ -280,24 +344,26 @@ impl Mutant {
     }
 }
 
-fn scores(listed: &str, outcomes: &str) -> Result<Scores> {
+/// # Errors
+///
+/// When the tests fail without a mutant.
+fn scores_of(listed: &[Mutant], outcomes: Option<Outcomes>, known: &Known) -> Result<Scores> {
     let mut scores = Scores::new();
-    for mutant in serde_json::from_str::<Vec<Mutant>>(listed)? {
-        scores.entry(mutant.file()).or_default().left += 1;
+    let mut left: BTreeSet<&str> = BTreeSet::new();
+    for mutant in listed {
+        scores.entry(mutant.file()).or_default();
+        left.insert(&mutant.name);
     }
-    if outcomes.is_empty() {
-        return Ok(scores);
-    }
-    let outcomes: Outcomes = serde_json::from_str(outcomes)?;
-    for outcome in outcomes.outcomes {
+    let outcomes = outcomes.map_or_else(Vec::new, |outcomes| outcomes.outcomes);
+    for outcome in outcomes {
         let Scenario::Mutant(mutant) = outcome.scenario else {
             if outcome.summary != "Success" {
                 bail!("the tests fail as they are, without a mutant: mend that first");
             }
             continue;
         };
+        left.remove(mutant.name.as_str());
         let score = scores.entry(mutant.file()).or_default();
-        score.left = score.left.saturating_sub(1);
         match outcome.summary.as_str() {
             "CaughtMutant" | "Timeout" => score.caught += 1,
             "Unviable" => score.unviable += 1,
@@ -309,6 +375,19 @@ fn scores(listed: &str, outcomes: &str) -> Result<Scores> {
                 }
             }
             other => bail!("cargo-mutants says {other:?} of a mutant, which is not known here"),
+        }
+    }
+    for mutant in listed {
+        if !left.contains(mutant.name.as_str()) {
+            continue;
+        }
+        let score = scores.entry(mutant.file()).or_default();
+        if known.caught.contains(&mutant.name) {
+            score.caught += 1;
+        } else if known.unviable.contains(&mutant.name) {
+            score.unviable += 1;
+        } else {
+            score.left += 1;
         }
     }
     Ok(scores)

@@ -5,13 +5,18 @@ use super::*;
 const LISTED: &str = r#"[{"name": "a.rs:1:1: w"}, {"name": "a.rs:2:1: x"}, {"name": "a.rs:12:5: y"},
     {"name": "a.rs:13:5: z"}, {"name": "b.rs:1:1: w"}]"#;
 
-fn outcomes(baseline: &str, mutants: &[(&str, &str)]) -> String {
+fn outcomes(baseline: &str, mutants: &[(&str, &str)]) -> Outcomes {
     let baseline = json!({"scenario": "Baseline", "summary": baseline});
     let mutants = mutants
         .iter()
         .map(|(name, summary)| json!({"scenario": {"Mutant": {"name": name}}, "summary": summary}));
     let all: Vec<Value> = [baseline].into_iter().chain(mutants).collect();
-    json!({ "outcomes": all }).to_string()
+    serde_json::from_value(json!({ "outcomes": all })).unwrap()
+}
+
+fn scores(outcomes: Option<Outcomes>, known: &Known) -> Result<Scores> {
+    let listed: Vec<Mutant> = serde_json::from_str(LISTED).unwrap();
+    scores_of(&listed, outcomes, known)
 }
 
 #[test]
@@ -21,7 +26,7 @@ fn every_mutant_is_noticed_does_not_compile_survives_or_is_left() {
         ("a.rs:2:1: x", "Unviable"),
         ("a.rs:12:5: y", "MissedMutant"),
     ];
-    let scores = scores(LISTED, &outcomes("Success", &ran)).unwrap();
+    let scores = scores(Some(outcomes("Success", &ran)), &Known::default()).unwrap();
     let expected = Score {
         caught: 1,
         unviable: 1,
@@ -37,17 +42,49 @@ fn every_mutant_is_noticed_does_not_compile_survives_or_is_left() {
 #[test]
 fn a_test_that_does_not_end_has_noticed() {
     let outcomes = outcomes("Success", &[("b.rs:1:1: w", "Timeout")]);
-    assert_eq!(scores(LISTED, &outcomes).unwrap()["b.rs"].caught, 1);
+    let scores = scores(Some(outcomes), &Known::default()).unwrap();
+    assert_eq!(scores["b.rs"].caught, 1);
 }
 
 #[test]
 fn where_there_was_no_time_all_are_left() {
-    assert_eq!(scores(LISTED, "").unwrap()["a.rs"].left, 4);
+    let scores = scores(None, &Known::default()).unwrap();
+    assert_eq!(scores["a.rs"].left, 4);
+}
+
+#[test]
+fn what_was_known_before_counts_where_it_stands_where_it_stood_and_was_not_tried_again() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let known = Known {
+        caught: names(&["a.rs:1:1: w", "a.rs:2:1: x", "a.rs:99:1: y"]),
+        unviable: names(&["b.rs:1:1: w"]),
+    };
+    let ran = outcomes("Success", &[("a.rs:2:1: x", "MissedMutant")]);
+    let scores = scores(Some(ran), &known).unwrap();
+    let of_a = &scores["a.rs"];
+    assert_eq!((of_a.caught, of_a.survived.len(), of_a.left), (1, 1, 2));
+    assert_eq!((scores["b.rs"].unviable, scores["b.rs"].left), (1, 0));
+}
+
+#[test]
+fn what_a_run_found_out_is_known_to_those_after_it_that_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let results = folder.path().join("mutants.out");
+    fs::create_dir(&results).unwrap();
+    let wrote = |caught: &str| fs::write(results.join("caught.txt"), caught).unwrap();
+    wrote("a.rs:1:1: w\n");
+    let known = |go_on| Known::of(folder.path(), go_on).unwrap().caught;
+    assert_eq!(known(true), ["a.rs:1:1: w"]);
+    wrote("a.rs:2:1: x\n");
+    assert_eq!(known(true), ["a.rs:1:1: w", "a.rs:2:1: x"]);
+    assert!(known(false).is_empty());
+    assert_eq!(known(true), ["a.rs:2:1: x"]);
 }
 
 #[test]
 fn tests_that_fail_without_a_mutant_say_nothing_of_mutants() {
-    let error = scores(LISTED, &outcomes("Failure", &[])).unwrap_err();
+    let failed = outcomes("Failure", &[]);
+    let error = scores(Some(failed), &Known::default()).unwrap_err();
     assert!(error.to_string().contains("fail as they are"));
 }
 
