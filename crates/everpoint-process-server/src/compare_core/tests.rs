@@ -1,8 +1,69 @@
 //! Windows, and what in them differs.
 
-use everpoint_units::{DiskId, GenerationId};
+use everpoint_format::digest::{PIECE_LEN, PieceDigest, PlainDigest};
+use everpoint_format::index::BlockEntry;
+use everpoint_format::record::Record;
+use everpoint_format::{Change, DiskPosition};
+use everpoint_units::{DiskId, Extent, GenerationId, Lba, Seq};
 
 use super::*;
+use crate::test_blocks::{DISK, OTHER_DISK, opening};
+
+const KEY: DigestKey = DigestKey([9; 32]);
+/// The generation whose questions are answered.
+const NEWEST: u8 = 8;
+/// Where the window begins. Unit: pieces.
+const FIRST: u64 = 100;
+/// Unit: pieces.
+const LEN: usize = 16;
+
+/// An empty window.
+fn core() -> CompareCore {
+    let about = Compared {
+        disk: DISK,
+        generation: GenerationId([NEWEST; 16]),
+        sectors: 1_000 * PIECE_SECTORS,
+    };
+    CompareCore::new(about, KEY, FIRST, LEN)
+}
+
+fn plain(content: u8) -> PlainDigest {
+    PlainDigest::of(&[content; PIECE_LEN])
+}
+
+/// A write of one piece.
+fn write(piece: u64) -> Change {
+    let lba = |piece: u64| Lba::new(piece * PIECE_SECTORS).expect("on the disk");
+    Change::Data(Extent::between(lba(piece), lba(piece + 1)).expect("one piece"))
+}
+
+/// A section with these changes; what they write has `content`.
+fn section(disk: DiskId, generation: u8, changes: Vec<Change>, content: u8) -> Section {
+    let block = opening(disk, generation, None, 1);
+    let writes = changes
+        .iter()
+        .filter(|change| matches!(change, Change::Data(_)));
+    let digests: Vec<PieceDigest> = writes.map(|_| KEY.seal(plain(content))).collect();
+    let record = |change| Record {
+        seq: Seq(1),
+        ends_request: true,
+        change,
+    };
+    let mut section = Section::begin(block.header());
+    section.blocks.push(BlockEntry {
+        records: changes.into_iter().map(record).collect(),
+        ..BlockEntry::of(&block, 0, digests)
+    });
+    section
+}
+
+fn asked(first_piece: u64, contents: &[u8]) -> Compare {
+    Compare {
+        request: 1,
+        first_piece,
+        digests: contents.iter().map(|content| plain(*content)).collect(),
+    }
+}
 
 #[test]
 fn a_window_ends_with_the_disk_or_the_memory_and_never_before_the_question() {
@@ -16,4 +77,51 @@ fn a_window_ends_with_the_disk_or_the_memory_and_never_before_the_question() {
     assert_eq!(about.window_len(0, 4, 1), 4);
     assert_eq!(about.window_len(0, 4, 6), 6);
     assert_eq!(about.window_len(11, 4, 0), 0);
+}
+
+#[test]
+fn a_compare_is_with_what_the_disk_held_before_the_generation() {
+    let mut core = core();
+    core.fold(&section(DISK, 7, vec![write(100), write(101)], 1));
+    core.fold(&section(OTHER_DISK, 7, vec![write(102)], 2));
+    core.fold(&section(DISK, 7, vec![write(103)], 3));
+    let base = Some(DiskPosition::start_of(GenerationId([7; 16])));
+    let begin = Change::ResyncBegin { base };
+    core.fold(&section(DISK, NEWEST, vec![begin, write(104)], 4));
+    core.fold(&section(DISK, NEWEST, vec![write(105)], 5));
+    core.fold(&section(DISK, 7, vec![write(106)], 6));
+    let held = asked(FIRST, &[1, 1, 0, 3, 0, 0, 0]);
+    assert_eq!(core.differences(&held), [0].as_slice());
+}
+
+#[test]
+fn a_generation_that_builds_on_nothing_is_compared_with_zeroes() {
+    let mut core = core();
+    core.fold(&section(DISK, 7, vec![write(100), write(101)], 1));
+    let begin = Change::ResyncBegin { base: None };
+    core.fold(&section(DISK, NEWEST, vec![begin], 0));
+    let asked = asked(FIRST, &[0, 1, 0]);
+    assert_eq!(core.differences(&asked), [0b010].as_slice());
+}
+
+#[test]
+fn an_answer_has_one_bit_a_piece_from_the_first_asked_about_on() {
+    let mut core = core();
+    core.fold(&section(DISK, 7, vec![write(101), write(110)], 1));
+    let mut contents = [0; 11];
+    contents[4] = 2;
+    contents[5] = 2;
+    let asked = asked(101, &contents);
+    let differences = core.differences(&asked);
+    assert_eq!(differences, [0b0011_0001, 0b0000_0010].as_slice());
+    assert_eq!(all_differ(&asked), [0xff, 0xff].as_slice());
+}
+
+#[test]
+fn a_window_covers_a_question_only_whole() {
+    let core = core();
+    assert!(core.covers(&asked(FIRST, &[0; LEN])));
+    assert!(core.covers(&asked(FIRST + LEN as u64 - 1, &[0])));
+    assert!(!core.covers(&asked(FIRST - 1, &[0; 2])));
+    assert!(!core.covers(&asked(FIRST + LEN as u64 - 1, &[0; 2])));
 }

@@ -1,9 +1,11 @@
 //! Sessions, promises and cuts of one machine.
 
-use everpoint_units::BlockNo;
+use everpoint_format::Change;
+use everpoint_format::index::{BlockEntry, Section};
+use everpoint_units::{BlockNo, GenerationId, JournalId, ObjectNo};
 
 use super::*;
-use crate::test_blocks::{DISK, MACHINE, OTHER_DISK, next, opening};
+use crate::test_blocks::{DISK, MACHINE, OTHER_DISK, block, next, opening};
 
 const NOW: Moment = Moment(0);
 const EPOCH: Level = Level(4);
@@ -20,6 +22,32 @@ fn connected() -> (MachineCore, SessionId) {
         assert!(core.open_disk(session, disk).is_some());
     }
     (core, session)
+}
+
+/// What the vault says of the machine once these are committed, in order.
+fn history(blocks: &[&ChangeBlock]) -> MachineHistory {
+    let journal = JournalId {
+        level: Level(1),
+        random: [9; 16],
+    };
+    let mut history = MachineHistory::new(MACHINE);
+    for block in blocks {
+        let mut section = Section::begin(block.header());
+        section.blocks.push(BlockEntry::of(block, 0, Vec::new()));
+        history.fold(&section, journal, ObjectNo(1));
+    }
+    history
+}
+
+/// A block behind `before` with which the disk leaves the cuts.
+fn ending(before: &ChangeBlock, seq: u64) -> ChangeBlock {
+    let header = before.header();
+    let changes = vec![(seq, Change::DiskEnd)];
+    block(header.disk, header.position(), changes)
+}
+
+fn counted(core: &MachineCore) -> Vec<DiskId> {
+    core.counted().collect()
 }
 
 fn take(core: &mut MachineCore, session: SessionId, block: &ChangeBlock) {
@@ -130,4 +158,118 @@ fn a_recovered_block_counts_only_where_it_goes_on() {
     assert_eq!(session.highest_seq, Seq(3));
     let state = session.disks[0];
     assert_eq!((state.cached, state.committed), (Some(held), None));
+}
+
+#[test]
+fn a_machine_goes_on_where_its_vault_has_it() {
+    let one = opening(DISK, 7, None, 1);
+    let two = next(&one, 3);
+    let other = opening(OTHER_DISK, 8, None, 4);
+    let end = ending(&other, 6);
+    let history = history(&[&one, &two, &other, &end]);
+    assert_eq!(MachineCore::broken(&history).count(), 0);
+    let mut core = MachineCore::new(MACHINE, &history);
+    assert_eq!(counted(&core), [DISK], "the other has ended");
+    assert_eq!(core.committed_cut(), Seq(3));
+    for last in [&two, &end] {
+        let header = last.header();
+        assert_eq!(core.committed(header.disk), Some(header.position()));
+        assert_eq!(core.held_through(header.disk), header.complete_through);
+    }
+    let (id, report) = core.reports().next().expect("two disks");
+    assert_eq!(
+        (id, report.name.as_str(), report.sectors),
+        (DISK, "disk", 100)
+    );
+    assert_eq!((report.cached, report.committed), (BlockNo(2), BlockNo(2)));
+    assert_eq!(report.complete_through, Seq(3));
+    let begun = core.begin_session();
+    assert_eq!(begun.highest_seq, Seq(6));
+    assert!(core.open_disk(begun.session, DISK).is_some());
+    take(&mut core, begun.session, &next(&two, 7));
+}
+
+#[test]
+fn a_disk_whose_history_is_broken_is_named_and_begins_with_nothing() {
+    let one = opening(DISK, 7, None, 1);
+    let two = next(&one, 3);
+    let history = history(&[&one, &next(&two, 4)]);
+    let broken: Vec<_> = MachineCore::broken(&history).collect();
+    let why = history.disks()[&DISK].broken.expect("one is missing");
+    assert_eq!(broken, [(DISK, why.to_string())]);
+    let mut core = MachineCore::new(MACHINE, &history);
+    assert_eq!(core.committed(DISK), None);
+    assert_eq!(core.held_through(DISK), Seq::ZERO);
+    assert!(counted(&core).is_empty());
+    let session = core.begin_session().session;
+    assert!(core.open_disk(session, DISK).is_some());
+    take(&mut core, session, &opening(DISK, 9, None, 5));
+}
+
+#[test]
+fn a_disk_counts_from_its_beginning_to_its_end_and_when_it_begins_again() {
+    let (mut core, session) = connected();
+    assert!(counted(&core).is_empty(), "nothing but open");
+    let one = opening(DISK, 7, None, 1);
+    take(&mut core, session, &one);
+    assert_eq!(counted(&core), [DISK]);
+    let end = ending(&one, 3);
+    take(&mut core, session, &end);
+    assert!(counted(&core).is_empty());
+    let again = opening(DISK, 9, Some(end.header().position()), 4);
+    take(&mut core, session, &again);
+    assert_eq!(counted(&core), [DISK]);
+}
+
+#[test]
+fn the_cut_counts_what_is_committed_and_not_what_is_held() {
+    let (mut core, session) = connected();
+    let one = opening(DISK, 7, None, 1);
+    let two = next(&one, 3);
+    for block in [&one, &two] {
+        take(&mut core, session, block);
+        core.handle_cached(DISK, block.header().position());
+    }
+    core.handle_committed(DISK, one.header().position(), Seq(2));
+    assert_eq!(core.committed_cut(), Seq(2));
+    assert_eq!(core.committed(DISK), Some(one.header().position()));
+    assert_eq!(core.held_through(DISK), Seq(3));
+}
+
+#[test]
+fn a_compare_is_about_the_generation_that_the_newest_session_sends() {
+    let (mut core, session) = connected();
+    assert!(core.compared(session, DISK).is_none(), "nothing is held");
+    take(&mut core, session, &opening(DISK, 7, None, 1));
+    let about = core.compared(session, DISK).expect("something is held");
+    assert_eq!((about.disk, about.sectors), (DISK, 100));
+    assert_eq!(about.generation, GenerationId([7; 16]));
+}
+
+#[test]
+fn a_full_machine_opens_the_disks_that_it_has_and_no_other() {
+    let mut core = core();
+    let session = core.begin_session().session;
+    let disk = |number: usize| DiskId((number as u128).to_le_bytes());
+    for number in 0..DISKS_MAX {
+        assert!(core.open_disk(session, disk(number)).is_some());
+    }
+    assert_eq!(core.open_disk(session, disk(DISKS_MAX)), None);
+    assert!(core.open_disk(session, disk(0)).is_some());
+}
+
+#[test]
+fn a_new_session_hears_of_a_refusal_that_an_older_one_heard() {
+    let (mut core, session) = connected();
+    let one = opening(DISK, 7, None, 1);
+    let behind_a_gap = next(&next(&one, 3), 4);
+    take(&mut core, session, &one);
+    let refused = core.handle_block(session, DISK, &behind_a_gap, NOW);
+    assert!(matches!(refused, BlockAnswer::Refused { .. }));
+    let session = core.begin_session().session;
+    assert!(core.open_disk(session, DISK).is_some());
+    assert_eq!(
+        core.handle_block(session, DISK, &behind_a_gap, NOW),
+        refused
+    );
 }
