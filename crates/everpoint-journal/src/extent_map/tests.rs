@@ -35,6 +35,52 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+/// The map of a disk with these changes, one `Seq` each.
+fn map_of(changes: Vec<Change>) -> ExtentMap {
+    let records: Vec<_> = (1..).zip(changes).map(|(seq, c)| record(seq, c)).collect();
+    let block = Stream::new(1).block(1_000, records);
+    let mut map = ExtentMap::new(Seq(1_000));
+    map.fold(&sections(&[block])[0], 0, 0);
+    map
+}
+
+#[test]
+fn the_map_counts_its_runs_and_their_sectors() {
+    assert_eq!(map_of(Vec::new()).run_count(), 0);
+    let map = map_of(vec![
+        Change::Data(extent(0, 8)),
+        Change::Zero(extent(2, 2)),
+        Change::Data(extent(20, 5)),
+    ]);
+    assert_eq!((map.run_count(), map.data_sectors()), (3, 11));
+}
+
+#[test]
+fn a_copy_on_nothing_begins_with_an_empty_disk_and_one_on_a_position_does_not() {
+    let before = || Change::Data(extent(0, 8));
+    let after = || Change::Data(extent(40, 4));
+    let base = Some(Stream::new(1).tail);
+    for (base, sectors) in [(None, 4), (base, 12)] {
+        let map = map_of(vec![before(), Change::ResyncBegin { base }, after()]);
+        assert_eq!(map.data_sectors(), sectors, "{base:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_begins_smaller_or_shrinks_keeps_nothing_beyond_its_end() {
+    let begin = Change::DiskBegin {
+        sectors: 10,
+        block_size: 512,
+        name: "disk".into(),
+    };
+    for shrink in [begin, Change::Resize { sectors: 10 }] {
+        let grow = Change::Resize { sectors: 90 };
+        let map = map_of(vec![Change::Data(extent(4, 30)), shrink, grow]);
+        let runs: Vec<_> = map.runs().map(|run| run.extent).collect();
+        assert_eq!(runs, [extent(4, 6)]);
+    }
+}
+
 proptest! {
     #[test]
     fn the_map_gives_each_sector_to_the_record_that_wrote_it_last(

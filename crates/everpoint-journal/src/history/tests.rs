@@ -260,3 +260,140 @@ fn sizes_and_bookmarks_are_kept_by_seq() {
         ("before", WallTime(77))
     );
 }
+
+#[test]
+fn what_is_another_machines_or_follows_nothing_is_not_folded_and_that_is_said() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let _lost = stream.block(4, vec![data(4)]);
+    let third = stream.block(5, vec![data(5)]);
+    let fourth = stream.block(6, vec![data(6)]);
+    let [first, third, fourth] = [first, third, fourth].map(|block| sections(&[block]).remove(0));
+
+    let mut other = MachineHistory::new(MachineId([8; 16]));
+    assert_eq!(other.machine(), MachineId([8; 16]));
+    assert!(!other.fold(&first, journal(1), ObjectNo(1)));
+    assert!(other.disks().is_empty());
+
+    let mut history = MachineHistory::new(MACHINE);
+    assert!(
+        !history.fold(&third, journal(1), ObjectNo(1)),
+        "no beginning"
+    );
+    let base = Some(stream.tail);
+    let begun = Stream::new(1).block(9, vec![record(8, Change::ResyncBegin { base })]);
+    assert!(
+        !history.fold(&sections(&[begun])[0], journal(1), ObjectNo(1)),
+        "on what is not there"
+    );
+    assert!(history.disks().is_empty());
+    assert!(history.fold(&first, journal(1), ObjectNo(1)));
+    for (number, section) in [(2, &third), (3, &fourth)] {
+        assert!(!history.fold(section, journal(1), ObjectNo(number)));
+    }
+    let broken = history.disks()[&stream.disk].broken.expect("one is lost");
+    assert_eq!(broken.number, ObjectNo(2), "where it began");
+}
+
+#[test]
+fn a_disk_is_level_from_its_completion_until_its_next_resync() {
+    let mut stream = Stream::new(1);
+    let mut begin = Stream::first_records(1);
+    let complete = begin.pop().expect("the last of three");
+    let mut history = MachineHistory::new(MACHINE);
+    let base = |stream: &mut Stream| Change::ResyncBegin {
+        base: stream.begin_generation(7),
+    };
+    for (number, is_level) in [(1, false), (2, true), (3, false)] {
+        let records = match number {
+            1 => begin.clone(),
+            2 => vec![complete.clone()],
+            _ => vec![record(10, base(&mut stream))],
+        };
+        let block = stream.block(10 * number, records);
+        assert!(history.fold(&sections(&[block])[0], journal(1), ObjectNo(number)));
+        assert_eq!(history.disks()[&stream.disk].is_level(), is_level);
+    }
+}
+
+#[test]
+fn a_disk_has_no_point_at_or_behind_its_end_and_may_join_again() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let end = stream.block(20, vec![record(4, Change::DiskEnd)]);
+    let ended = history(&[std::slice::from_ref(&first), std::slice::from_ref(&end)]);
+    assert_eq!(ended.windows(Some(stream.disk)), [span(3, 3)]);
+    assert_eq!(ended.windows(None), [span(3, 3)]);
+    assert_eq!(ended.latest(None), Ok(Seq(3)));
+
+    let again = stream.block(30, Stream::first_records(21));
+    let joined = history(&[&[first], &[end], &[again]]);
+    let disk = &joined.disks()[&stream.disk];
+    assert_eq!((disk.begun, disk.ended), (Seq(1), None));
+    assert_eq!(joined.latest(None), Ok(Seq(30)));
+}
+
+#[test]
+fn a_disk_that_ends_in_the_middle_of_a_resync_keeps_the_machine_from_points_no_longer() {
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    let first_a = a.block(6, Stream::first_records(1));
+    let first_b = b.block(12, Stream::first_records(10));
+    let more_a = a.block(40, vec![data(30)]);
+    let base = b.begin_generation(7);
+    let resync_b = b.block(19, vec![record(15, Change::ResyncBegin { base })]);
+    let end_b = b.block(20, vec![record(20, Change::DiskEnd)]);
+    let history = history(&[&[first_a, first_b], &[more_a, resync_b, end_b]]);
+    assert_eq!(
+        history.windows(None),
+        [span(3, 9), span(12, 12), span(20, 40)]
+    );
+    assert_eq!(history.check_point(None, Seq(20)), Ok(()));
+}
+
+#[test]
+fn a_copy_that_begins_where_a_span_began_leaves_nothing_of_it() {
+    let mut disk = Stream::new(1);
+    let first = disk.block(9, Stream::first_records(1));
+    disk.begin_generation(7);
+    let again = disk.block(7, Stream::first_records(3));
+    let history = history(&[&[first], &[again]]);
+    assert_eq!(history.disks()[&disk.disk].spans, [span(5, 7)]);
+}
+
+#[test]
+fn a_seq_has_the_highest_time_at_or_below_it_and_that_time_finds_it() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let second = stream.block(6, vec![data(4)]);
+    let mut history = history(&[&[first], &[second]]);
+    let seconds = |s: u64| WallTime(s * 1_000_000);
+    for (seq, time) in [
+        (2, None),
+        (3, Some(seconds(2))),
+        (4, Some(seconds(3))),
+        (6, Some(seconds(3))),
+    ] {
+        assert_eq!(history.time_of(Seq(seq)), time, "{seq}");
+    }
+    assert_eq!(history.at_time(None, seconds(2)), Ok(Seq(3)), "the first");
+    history.times.insert(Seq(5), seconds(1));
+    assert_eq!(history.time_of(Seq(5)), Some(seconds(3)));
+}
+
+#[test]
+fn who_asks_for_what_is_no_point_is_told_the_nearest_ones() {
+    let seq = Seq(12);
+    for (before, after, told) in [
+        (Some(5), Some(25), "; nearest are seq:5 and seq:25"),
+        (Some(5), None, "; the newest before it is seq:5"),
+        (None, Some(25), "; the first is seq:25"),
+        (None, None, ""),
+    ] {
+        let (before, after) = (before.map(Seq), after.map(Seq));
+        let outside = NotAPoint::Outside { seq, before, after };
+        assert_eq!(
+            outside.to_string(),
+            format!("seq:12 is not restorable{told}")
+        );
+    }
+}

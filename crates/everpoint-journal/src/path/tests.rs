@@ -98,11 +98,8 @@ impl World {
             match need {
                 Need::Origin => {
                     let origin = self.origin.map(|journal| Origin {
-                        vault: VAULT,
-                        machine: MACHINE,
                         journal,
-                        created_at: WallTime(0),
-                        made_from: None,
+                        ..origin_of(MACHINE)
                     });
                     walk.handle_origin(Ok(origin.as_ref()));
                 }
@@ -344,4 +341,90 @@ fn where_something_was_deleted_nothing_is_guessed() {
             journal: journal(1)
         }]
     );
+}
+
+#[test]
+fn damage_behind_the_prefix_is_nobodys_loss() {
+    let mut world = two_lives(2);
+    world.put(journal(1), 4, Stored::Damaged);
+    let (folded, _, damage) = world.walk();
+    assert_eq!((folded, damage), (vec![(1, 1), (1, 2)], vec![]));
+}
+
+#[test]
+fn a_seal_that_states_another_last_object_is_reported() {
+    let mut world = world();
+    world.data(journal(1), 1, 2, &[]);
+    world.seal(journal(1), journal(2));
+    let sealed = world.journals.get_mut(&journal(1)).unwrap();
+    let Some(Stored::Seal(seal)) = sealed.get_mut(&3) else {
+        panic!("the seal lies behind the run");
+    };
+    seal.last_checksum = ObjectChecksum([6; 32]);
+    let disagrees = Damage::SealDisagrees {
+        journal: journal(1),
+    };
+    assert_eq!(world.walk().2, [disagrees]);
+}
+
+/// A walk that stands before the first object of `world`'s first journal.
+fn walk_into(world: &World) -> PathWalk {
+    let mut walk = PathWalk::new(MACHINE);
+    walk.handle_origin(Ok(Some(&origin_of(MACHINE))));
+    walk.handle_listing(&world.listing(journal(1)));
+    walk
+}
+
+fn origin_of(machine: MachineId) -> Origin {
+    Origin {
+        vault: VAULT,
+        machine,
+        journal: journal(1),
+        created_at: WallTime(0),
+        made_from: None,
+    }
+}
+
+#[test]
+fn an_origin_that_does_not_decode_or_is_another_machines_is_damage() {
+    let other = origin_of(MachineId([8; 16]));
+    for origin in [Err(()), Ok(Some(&other))] {
+        let mut walk = PathWalk::new(MACHINE);
+        walk.handle_origin(origin);
+        assert_eq!(walk.need(), None);
+        assert_eq!(walk.end(), Some(PathEnd::Broken));
+        assert_eq!(walk.damage(), [Damage::Origin]);
+    }
+}
+
+#[test]
+fn an_object_that_was_listed_and_is_gone_stops_the_walk() {
+    let mut world = world();
+    world.data(journal(1), 1, 3, &[]);
+    let mut walk = walk_into(&world);
+    assert_eq!(walk.handle_object(ObjectRead::Missing), Verdict::Skip);
+    assert_eq!(walk.end(), Some(PathEnd::Broken));
+    assert_eq!(
+        walk.damage(),
+        [Damage::Vanished {
+            journal: journal(1),
+            number: ObjectNo(1)
+        }]
+    );
+}
+
+#[test]
+fn a_walk_says_which_objects_it_will_ask_for_and_none_while_it_needs_something_else() {
+    let mut world = world();
+    world.data(journal(1), 1, 2, &[]);
+    world.data(journal(1), 4, 4, &[]);
+    assert_eq!(PathWalk::new(MACHINE).ahead(), None);
+    let mut walk = walk_into(&world);
+    for number in [1, 2] {
+        assert_eq!(walk.end(), None);
+        let ahead = (journal(1), ObjectNo(number), ObjectNo(2));
+        assert_eq!(walk.ahead(), Some(ahead));
+        assert_eq!(walk.handle_object(ObjectRead::Damaged), Verdict::Skip);
+    }
+    assert_eq!(walk.ahead(), None);
 }

@@ -88,12 +88,7 @@ fn a_name_that_was_taken_meanwhile_makes_it_list_again() {
 
 #[test]
 fn the_seal_that_stands_counts_wherever_it_stands() {
-    let mut other = Sealing::new(SealOrder {
-        successor: journal(5),
-        ..order()
-    });
-    other.handle_listing(&listing(&[]));
-    let theirs = seal_of(other.step());
+    let theirs = theirs();
 
     let mut sealing = Sealing::new(order());
     let seal_len = SEAL_LEN as u64;
@@ -156,6 +151,71 @@ fn of_a_long_journal_only_the_last_objects_are_read() {
     }
     assert_eq!(read, (84..=100).collect::<Vec<_>>());
     assert_eq!(seal_of(sealing.step()).prefix_end, ObjectNo(100));
+}
+
+/// The seal of somebody else, who was first.
+fn theirs() -> Seal {
+    let mut other = Sealing::new(SealOrder {
+        successor: journal(5),
+        ..order()
+    });
+    other.handle_listing(&listing(&[]));
+    seal_of(other.step())
+}
+
+#[test]
+fn an_object_as_short_as_a_seal_is_read_and_counts_only_if_it_is_one() {
+    let seal_len = SEAL_LEN as u64;
+    let mut sealing = Sealing::new(order());
+    sealing.handle_listing(&listing(&[(1, seal_len), (2, 900), (3, seal_len)]));
+    for (number, found) in [(1, Found::Damaged), (3, data(8, 7))] {
+        assert_eq!(sealing.step(), Step::Read(ObjectNo(number)));
+        sealing.handle_read(found);
+    }
+    read_all(&mut sealing, &[Found::Damaged, data(7, 6), data(8, 7)]);
+    assert_eq!(seal_of(sealing.step()).prefix_end, ObjectNo(3));
+}
+
+#[test]
+fn an_end_that_is_no_seal_makes_it_list_again() {
+    for found in [Found::Damaged, Found::Missing, data(7, 0)] {
+        let mut sealing = Sealing::new(order());
+        sealing.handle_listing(&Listing {
+            has_end: true,
+            ..listing(&[])
+        });
+        sealing.handle_read(found);
+        assert_eq!(sealing.step(), Step::List);
+    }
+}
+
+#[test]
+fn what_became_of_the_last_objects_since_the_listing_counts() {
+    for (found, step) in [
+        (Found::Missing, Step::List),
+        (Found::Seal(theirs()), Step::Sealed(theirs())),
+    ] {
+        let mut sealing = Sealing::new(order());
+        assert_eq!(sealing.journal(), journal(1));
+        sealing.handle_listing(&listing(&[(1, 900), (2, 900)]));
+        read_all(&mut sealing, &[data(6, 0), found]);
+        assert_eq!(sealing.step(), step);
+    }
+}
+
+#[test]
+fn the_first_object_of_a_journal_follows_nothing() {
+    let mut sealing = Sealing::new(order());
+    sealing.handle_listing(&listing(&[(1, 900), (2, 900)]));
+    read_all(&mut sealing, &[data(6, 5), data(7, 6)]);
+    let seal = seal_of(sealing.step());
+    assert_eq!((seal.prefix_end, seal.last_checksum), Default::default());
+}
+
+#[test]
+#[should_panic(expected = "nothing was to be read")]
+fn what_was_not_asked_for_is_not_heard() {
+    Sealing::new(order()).handle_read(Found::Damaged);
 }
 
 #[test]

@@ -103,6 +103,7 @@ fn a_disk_that_the_server_knows_better_begins_on_what_it_holds() {
 #[test]
 fn a_block_is_held_until_it_is_cached_and_lag_ends_when_it_is_committed() {
     let (mut source, _) = begun(3);
+    assert!(!source.is_cached() && !source.is_committed());
     source.handle_watermarks(EPOCH, G1, BlockNo(2), BlockNo(1));
     let [
         Action::Freed {
@@ -115,6 +116,8 @@ fn a_block_is_held_until_it_is_cached_and_lag_ends_when_it_is_committed() {
     };
     assert!(0 < encoded_len);
     assert_eq!(source.uncommitted_bytes(), 20);
+    source.handle_watermarks(EPOCH, G1, BlockNo(3), BlockNo(2));
+    assert!(source.is_cached() && !source.is_committed());
     source.handle_watermarks(EPOCH, G1, BlockNo(3), BlockNo(3));
     assert!(source.is_cached() && source.is_committed());
     assert_eq!(source.uncommitted_bytes(), 0);
@@ -405,4 +408,136 @@ fn a_clean_stop_is_resumed_in_the_same_generation_if_the_server_agrees() {
     rolled_back.handle_linked(EPOCH, None, None, NOW);
     assert!(rolled_back.wants_generation());
     assert!(!rolled_back.is_level());
+}
+
+/// A source that lost order after three blocks of [`G1`] and has sent one of [`G2`] since.
+fn begun_again() -> (Source, Vec<DiskPosition>) {
+    let (mut source, mut sent) = begun(3);
+    source.handle_order_lost(ResyncReason::QueueOverflow, NOW);
+    source.handle_begun(G2);
+    write(&mut source, 4);
+    sent.extend(send_all(&mut source));
+    (source, sent)
+}
+
+#[test]
+fn a_generation_that_is_committed_in_part_goes_on_where_the_server_stands_in_it() {
+    let (mut source, sent) = begun_again();
+    source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo(1));
+    source.handle_linked(EPOCH, Some(sent[0]), Some(sent[1]), NOW);
+    assert!(!source.wants_generation());
+    assert_eq!(send_all(&mut source), sent[2..]);
+    source.handle_watermarks(EPOCH, G1, BlockNo(3), BlockNo(3));
+    assert_eq!(source.uncommitted_bytes(), 10);
+    assert!(!source.is_cached());
+}
+
+#[test]
+fn a_generation_is_forgotten_when_something_after_it_is_committed() {
+    let fault = Fault::NeverSent;
+    let known = vec![Action::CloseLink { fault }];
+    for (generation, committed, answer) in [
+        (G1, BlockNo(1), &known),
+        (G1, BlockNo(3), &known),
+        (G2, BlockNo(1), &Vec::new()),
+    ] {
+        let (mut source, _) = begun_again();
+        source.handle_watermarks(EPOCH, generation, committed, committed);
+        assert!(matches!(drain(&mut source)[..], [Action::Freed { .. }]));
+        // More than G1 ever had: a lie where it is known, and nothing where it is not.
+        source.handle_watermarks(EPOCH, G1, BlockNo(9), BlockNo::ZERO);
+        assert_eq!(&drain(&mut source), answer, "{generation:?} {committed:?}");
+    }
+}
+
+#[test]
+fn of_very_many_generations_the_newest_are_remembered_and_imply_the_others() {
+    let (mut source, _) = begun(1);
+    let mut newest = G1;
+    let mut begin_next = |source: &mut Source| {
+        newest = GenerationId([newest.0[0] + 1; 16]);
+        source.handle_order_lost(ResyncReason::QueueOverflow, NOW);
+        source.handle_begun(newest);
+        newest
+    };
+    (1..RUNS_MAX).for_each(|_| {
+        begin_next(&mut source);
+    });
+    source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo::ZERO);
+    assert!(source.is_cached(), "the oldest of them is remembered");
+
+    let newest = begin_next(&mut source);
+    source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo(1));
+    assert!(!source.is_committed(), "one more, and it is not");
+    write(&mut source, 2);
+    send_all(&mut source);
+    source.handle_watermarks(EPOCH, newest, BlockNo(1), BlockNo(1));
+    assert!(source.is_cached() && source.is_committed());
+}
+
+#[test]
+fn what_is_given_up_is_freed_to_the_byte() {
+    let (mut source, _) = begun(0);
+    for count in 1..=4 {
+        let changes = vec![Change::Resize { sectors: 8 }; count];
+        freeze(&mut source, 10 * count as u64, changes, false);
+    }
+    let sent = std::iter::from_fn(|| source.next_to_send()).take(3);
+    let lens: Vec<u64> = sent.map(|block| block.encoded_len() as u64).collect();
+    let unsent = source.unsent_bytes();
+    assert!(lens[2] < unsent);
+    source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo::ZERO);
+    let freed = |count, encoded_len| Action::Freed { count, encoded_len };
+    assert_eq!(drain(&mut source), [freed(1, lens[0])]);
+
+    let reason = ResyncReason::PositionUnknown;
+    source.handle_linked(EPOCH, None, None, NOW);
+    let rest = lens[1] + lens[2] + unsent;
+    let lose = Action::LoseOrder { reason };
+    assert_eq!(drain(&mut source), [lose, freed(3, rest)]);
+    assert_eq!(source.unsent_bytes(), 0);
+    assert!(source.is_cached());
+}
+
+#[test]
+fn refusals_of_what_was_on_its_way_when_all_was_given_up_do_not_send_the_next_generation_again() {
+    let (mut source, sent) = begun(5);
+    let unknown = Some(DiskPosition {
+        chain: ChainValue(sent[0].chain.0 ^ 1),
+        ..sent[0]
+    });
+    source.handle_refused(unknown, false, NOW);
+    assert_eq!(
+        drain(&mut source).len(),
+        2,
+        "order is lost and five are freed"
+    );
+    source.handle_begun(G2);
+    write(&mut source, 6);
+    let opening = send_all(&mut source);
+    assert_eq!(opening.len(), 1);
+    for _ in 0..5 {
+        source.handle_refused(unknown, true, NOW);
+        assert_eq!(send_all(&mut source), [], "these were on their way");
+    }
+    source.handle_refused(unknown, true, NOW);
+    assert_eq!(send_all(&mut source), opening, "this one was not");
+    assert!(!source.wants_generation());
+    assert_eq!(drain(&mut source), []);
+}
+
+#[test]
+fn each_reason_for_a_generation_has_a_word_of_its_own() {
+    for (reason, word) in [
+        (ResyncReason::InitialSync, "initial-sync"),
+        (ResyncReason::AgentRestart, "agent-restart"),
+        (ResyncReason::QueueOverflow, "queue-overflow"),
+        (ResyncReason::LocalError, "local-error"),
+        (ResyncReason::SeqsExhausted, "seqs-exhausted"),
+        (ResyncReason::SeqsBehind, "seqs-behind"),
+        (ResyncReason::PositionUnknown, "position-unknown"),
+        (ResyncReason::Refused, "refused"),
+    ] {
+        assert_eq!(reason.word(), word);
+    }
 }

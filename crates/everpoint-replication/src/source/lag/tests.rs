@@ -11,8 +11,10 @@ fn lag_is_the_age_of_the_oldest_uncommitted_block() {
     assert_eq!((lag.since(), lag.bytes()), (Some(Moment(10)), 150));
     lag.handle_committed(1);
     assert_eq!((lag.since(), lag.bytes()), (Some(Moment(20)), 50));
+    assert!(!lag.is_committed());
     lag.handle_committed(2);
     assert_eq!((lag.since(), lag.bytes()), (None, 0));
+    assert!(lag.is_committed());
 }
 
 #[test]
