@@ -7,6 +7,8 @@
 //! a request is a recovery point of the disk; of the machine, where it is one of every disk that was
 //! begun and not ended.
 
+mod requests;
+
 use std::collections::BTreeMap;
 
 use everpoint_format::index::{BlockEntry, Section};
@@ -17,14 +19,14 @@ use everpoint_units::{
     BlockNo, DiskId, GenerationId, JournalId, MachineId, ObjectNo, Seq, WallTime,
 };
 
+use self::requests::Requests;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct MachineHistory {
     machine: MachineId,
     disks: BTreeMap<DiskId, DiskHistory>,
     bookmarks: BTreeMap<Seq, Bookmark>,
-    /// Requests of several changes: first `Seq` to the one that ends it; `None` while it has not.
-    requests: BTreeMap<Seq, Option<Seq>>,
     /// Capture time of the last change of each block, by that change's `Seq`.
     times: BTreeMap<Seq, WallTime>,
     highest_seq: Seq,
@@ -42,9 +44,8 @@ pub struct DiskHistory {
     pub position: DiskPosition,
     /// No change of this disk at or below this is missing.
     pub complete_through: Seq,
-    /// When the disk joined the machine's cuts, and when it left them.
-    pub begun: Seq,
-    pub ended: Option<Seq>,
+    /// When the disk was one of the machine's, oldest first: all but the last have ended.
+    pub lives: Vec<Life>,
     /// Sizes as they became, by `Seq`. Unit: sectors.
     pub sizes: BTreeMap<Seq, u64>,
     /// Where every request is a recovery point of this disk: disjoint, rising.
@@ -52,6 +53,14 @@ pub struct DiskHistory {
     /// Order was lost for good: what came after this cannot be trusted.
     pub broken: Option<Broken>,
     level: bool,
+    requests: Requests,
+}
+
+/// When a disk joined the machine's cuts, and when it left them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Life {
+    pub begun: Seq,
+    pub ended: Option<Seq>,
 }
 
 /// A closed range of `Seq`.
@@ -115,7 +124,6 @@ impl MachineHistory {
             machine,
             disks: BTreeMap::new(),
             bookmarks: BTreeMap::new(),
-            requests: BTreeMap::new(),
             times: BTreeMap::new(),
             highest_seq: Seq::ZERO,
         }
@@ -175,7 +183,11 @@ impl MachineHistory {
     fn fold_block(&mut self, disk: &mut DiskHistory, block: &BlockEntry) {
         for record in &block.records {
             let seq = record.seq;
-            self.fold_request(seq, record.ends_request);
+            if let Change::DiskBegin { .. } | Change::ResyncBegin { .. } = record.change {
+                disk.requests.cut_off();
+                disk.join(seq);
+            }
+            disk.requests.fold(seq, record.ends_request);
             match &record.change {
                 Change::DiskBegin {
                     sectors,
@@ -184,14 +196,10 @@ impl MachineHistory {
                 } => {
                     disk.name = name.to_string();
                     disk.block_size = *block_size;
-                    if disk.sizes.is_empty() {
-                        disk.begun = seq;
-                    }
-                    disk.ended = None;
                     disk.resize(seq, *sectors);
                 }
                 Change::Resize { sectors } => disk.resize(seq, *sectors),
-                Change::DiskEnd => disk.ended = Some(seq),
+                Change::DiskEnd => disk.leave(seq),
                 Change::ResyncBegin { .. } if planted!(PointsWhileResyncing) => (),
                 Change::ResyncBegin { .. } => disk.level = false,
                 Change::ResyncComplete => {
@@ -232,26 +240,6 @@ impl MachineHistory {
         }
     }
 
-    /// Keeps track of requests that have more than one change. Their changes have consecutive
-    /// numbers, so a request is open from its first change to the one that ends it.
-    fn fold_request(&mut self, seq: Seq, ends: bool) {
-        let open = self
-            .requests
-            .range(..=seq)
-            .next_back()
-            .filter(|(_, end)| end.is_none())
-            .map(|(&first, _)| first);
-        match (open, ends) {
-            (Some(first), true) => {
-                self.requests.insert(first, Some(seq));
-            }
-            (None, false) => {
-                self.requests.insert(seq, None);
-            }
-            (Some(_), false) | (None, true) => (),
-        }
-    }
-
     /// The machine.
     pub const fn machine(&self) -> MachineId {
         self.machine
@@ -282,7 +270,7 @@ impl MachineHistory {
         };
         raw.into_iter()
             .filter_map(|span| {
-                let through = self.floor_to_request(span.through);
+                let through = self.floor_to_request(disk, span.through);
                 (span.from <= through).then_some(Span { through, ..span })
             })
             .collect()
@@ -291,8 +279,8 @@ impl MachineHistory {
     fn machine_windows(&self) -> Vec<Span> {
         let mut edges: Vec<Seq> = Vec::new();
         for disk in self.disks.values() {
-            edges.push(disk.begun);
-            edges.extend(disk.ended);
+            edges.extend(disk.lives.iter().map(|life| life.begun));
+            edges.extend(disk.lives.iter().filter_map(|life| life.ended));
             edges.extend(disk.spans.iter().flat_map(|s| [s.from, s.through.next()]));
         }
         edges.sort_unstable();
@@ -300,9 +288,9 @@ impl MachineHistory {
         let covered = |seq: Seq| {
             let mut any = false;
             let all = self.disks.values().all(|disk| {
-                let begun = disk.begun <= seq && disk.ended.is_none_or(|ended| seq < ended);
-                any |= begun;
-                !begun || disk.spans.iter().any(|span| span.contains(seq))
+                let lives = disk.lives_at(seq);
+                any |= lives;
+                !lives || disk.spans.iter().any(|span| span.contains(seq))
             });
             all && any
         };
@@ -343,7 +331,7 @@ impl MachineHistory {
         if windows.is_empty() {
             return Err(NotAPoint::Nothing);
         }
-        if let Some((before, after)) = self.neighbours_inside_request(seq) {
+        if let Some((before, Some(after))) = self.request_around(disk, seq) {
             return Err(NotAPoint::InsideRequest { seq, before, after });
         }
         if windows.iter().any(|span| span.contains(seq)) {
@@ -385,7 +373,7 @@ impl MachineHistory {
             before: None,
             after: Some(first),
         };
-        let limit = self.floor_to_request(limit.ok_or_else(|| outside(Seq::ZERO))?);
+        let limit = self.floor_to_request(disk, limit.ok_or_else(|| outside(Seq::ZERO))?);
         windows
             .iter()
             .rev()
@@ -399,38 +387,53 @@ impl MachineHistory {
         self.times.range(..=seq).map(|(_, &at)| at).max()
     }
 
-    fn neighbours_inside_request(&self, seq: Seq) -> Option<(Seq, Seq)> {
-        let (&first, &end) = self.requests.range(..=seq).next_back()?;
-        let end = end.unwrap_or(Seq(u64::MAX));
-        (seq < end).then_some((Seq(first.0 - 1), end))
+    /// The request of this disk, or of any, that `seq` lies inside: as [`Requests::around`] says.
+    fn request_around(&self, disk: Option<DiskId>, seq: Seq) -> Option<(Seq, Option<Seq>)> {
+        match disk {
+            Some(disk) => self.disks.get(&disk)?.requests.around(seq),
+            None => self
+                .disks
+                .values()
+                .find_map(|disk| disk.requests.around(seq)),
+        }
     }
 
-    fn floor_to_request(&self, seq: Seq) -> Seq {
-        self.neighbours_inside_request(seq)
+    fn floor_to_request(&self, disk: Option<DiskId>, seq: Seq) -> Seq {
+        self.request_around(disk, seq)
             .map_or(seq, |(before, _)| before)
     }
 }
 
 impl DiskHistory {
-    const fn new(generation: GenerationId) -> Self {
+    fn new(generation: GenerationId) -> Self {
         Self {
             name: String::new(),
             sectors: 0,
             block_size: 512,
             position: DiskPosition::start_of(generation),
             complete_through: Seq::ZERO,
-            begun: Seq::ZERO,
-            ended: None,
+            lives: Vec::new(),
             sizes: BTreeMap::new(),
             spans: Vec::new(),
             broken: None,
             level: false,
+            requests: Requests::default(),
         }
     }
 
     /// Whether the newest generation has its resync behind it.
     pub const fn is_level(&self) -> bool {
         self.level
+    }
+
+    /// Whether the disk is one of the machine's at `seq`.
+    pub fn lives_at(&self, seq: Seq) -> bool {
+        self.lives.iter().any(|life| life.contains(seq))
+    }
+
+    /// Whether the disk left the machine, and has not come back.
+    pub fn has_ended(&self) -> bool {
+        self.lives.last().is_some_and(|life| life.ended.is_some())
     }
 
     /// The disk's size at `seq`. Unit: sectors.
@@ -454,6 +457,11 @@ impl DiskHistory {
                 span.through = span.through.min(before);
             }
             self.complete_through = self.complete_through.min(before);
+            self.lives.retain(|life| life.begun < first);
+            if let Some(life) = self.lives.last_mut() {
+                life.ended = life.ended.filter(|ended| *ended < first);
+            }
+            self.requests.forget_from(first);
         }
         self.broken = None;
         self.level = false;
@@ -464,17 +472,40 @@ impl DiskHistory {
         self.sizes.insert(seq, sectors);
     }
 
-    /// Spans up to the disk's end.
+    /// A copy of the disk begins: from here on it is one of the machine's.
+    fn join(&mut self, seq: Seq) {
+        if self.lives.is_empty() || self.has_ended() {
+            self.lives.push(Life {
+                begun: seq,
+                ended: None,
+            });
+        }
+    }
+
+    fn leave(&mut self, seq: Seq) {
+        if let Some(life) = self.lives.last_mut() {
+            life.ended.get_or_insert(seq);
+        }
+    }
+
+    /// Spans up to the end of the life that they are of.
     fn alive(&self) -> Vec<Span> {
-        let last = self.ended.map_or(Seq(u64::MAX), |ended| Seq(ended.0 - 1));
-        self.spans
-            .iter()
-            .filter(|span| span.from <= last)
-            .map(|span| Span {
+        let spans = self.spans.iter().filter_map(|span| {
+            let life = self.lives.iter().find(|life| life.contains(span.from))?;
+            let last = life.ended.map_or(Seq(u64::MAX), |ended| Seq(ended.0 - 1));
+            Some(Span {
                 from: span.from,
                 through: span.through.min(last),
             })
-            .collect()
+        });
+        spans.collect()
+    }
+}
+
+impl Life {
+    /// Whether the disk was one of the machine's at `seq`, in this life.
+    pub fn contains(self, seq: Seq) -> bool {
+        self.begun <= seq && self.ended.is_none_or(|ended| seq < ended)
     }
 }
 

@@ -229,14 +229,16 @@ impl MachineCore {
     }
 
     /// The newest `Seq` up to which everything of the machine is committed: of the disks that its cuts
-    /// count, which are those whose beginning is held.
+    /// count, which are those whose beginning is held and whose end is not committed. Where all have left,
+    /// everything is, up to the last end.
     pub fn committed_cut(&self) -> Seq {
         let disks = self.disks.values().filter(|disk| disk.counts());
         let through = disks.map(DiskCore::committed_through);
         if planted!(CutByMax) {
             return through.max().unwrap_or(Seq::ZERO);
         }
-        through.min().unwrap_or(Seq::ZERO)
+        let all = || self.disks.values().map(DiskCore::committed_through).max();
+        through.min().or_else(all).unwrap_or(Seq::ZERO)
     }
 
     /// The disks that the machine's cuts count.

@@ -238,7 +238,7 @@ impl DiskState {
     fn of(history: &DiskHistory) -> Self {
         if history.broken.is_some() {
             Self::Damaged
-        } else if history.ended.is_some() {
+        } else if history.has_ended() {
             Self::Ended
         } else if history.is_level() {
             Self::Level

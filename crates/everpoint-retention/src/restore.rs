@@ -241,7 +241,7 @@ pub async fn restore(
 fn wanted_disks(loaded: &LoadedMachine, only: Option<DiskId>, seq: Seq) -> Vec<WantedDisk> {
     let disks = loaded.history().disks().iter();
     let alive = disks.filter(|(disk, history)| {
-        let is_alive = history.begun <= seq && history.ended.is_none_or(|ended| seq < ended);
+        let is_alive = history.lives_at(seq);
         only.map_or(is_alive, |only| only == **disk)
     });
     let mut wanted: Vec<_> = alive

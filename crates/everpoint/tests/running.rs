@@ -278,6 +278,68 @@ fn a_disk_is_protected_marked_and_restored_by_the_command_line_alone() {
     check_damage(&site);
 }
 
+#[test]
+fn a_disk_that_left_for_good_and_came_back_has_points_again() {
+    let site = Site::new();
+    let (server, address) = site.start_server("server");
+    let agent = site.start_agent(&address);
+    site.wait_protected();
+    let control = site.text("agent.sock");
+    let point = |name: &str| {
+        let config = site.text("agent.toml");
+        let create = ["point", "create", "--config", &config, "--wait", "30"];
+        json(&[&create[..], &["--name", name]].concat())
+    };
+    let before = point("before");
+    json(&[
+        "agent",
+        "detach",
+        "--end",
+        "--control",
+        &control,
+        "--disk",
+        DISK,
+    ]);
+    let first = fs::read(site.path("disk.raw")).expect("there");
+    let second = vec![7; first.len()];
+    fs::write(site.path("disk.raw"), &second).expect("written");
+    let source = site.text("disk.raw");
+    let attach = ["agent", "attach", "--control", &control, "--disk", DISK];
+    json(&[&attach[..], &["--name", "data", "--source", &source]].concat());
+    site.wait_protected();
+    let after = point("after");
+    assert_eq!(after["committed"], true);
+    assert_eq!(agent.signal("-TERM").0, 0);
+    assert_eq!(server.signal("-TERM").0, 0);
+
+    let vault = site.vault();
+    let shown = json(&["disk", "show", "--vault", &vault, "--disk", DISK]);
+    let disk = &shown["disks"][0];
+    assert_eq!(disk["state"], "level", "{shown}");
+    assert_eq!(
+        shown["windows"].as_array().map(Vec::len),
+        Some(2),
+        "{shown}"
+    );
+    let restored = site.text("restored.raw");
+    let restore = [
+        "restore",
+        "--vault",
+        &vault,
+        "--disk",
+        DISK,
+        "--output",
+        &restored,
+        "--overwrite",
+        "--at",
+    ];
+    for (at, point, content) in [("latest", &after, &second), ("before", &before, &first)] {
+        let said = json(&[&restore[..], &[at]].concat());
+        assert!(point["seq"].as_u64() <= said["seq"].as_u64(), "{said}");
+        assert!(fs::read(&restored).expect("restored") == *content, "{at}");
+    }
+}
+
 /// Both sides say how they are, as text and as JSON.
 fn check_status(site: &Site) {
     let status = json(&["server", "status", "--config", &site.text("server.toml")]);

@@ -26,6 +26,21 @@ fn data(seq: u64) -> everpoint_format::record::Record {
     record(seq, Change::Data(extent(seq, 1)))
 }
 
+/// A change that does not end its request.
+fn part(seq: u64) -> everpoint_format::record::Record {
+    everpoint_format::record::Record {
+        ends_request: false,
+        ..data(seq)
+    }
+}
+
+fn life(begun: u64, ended: Option<u64>) -> Life {
+    Life {
+        begun: Seq(begun),
+        ended: ended.map(Seq),
+    }
+}
+
 #[test]
 fn points_begin_with_resync_complete_and_end_with_what_is_complete() {
     let mut stream = Stream::new(1);
@@ -99,10 +114,6 @@ fn a_machine_has_a_point_where_every_disk_that_is_begun_and_not_ended_has_one() 
 #[test]
 fn a_seq_inside_a_request_is_refused_with_its_neighbours() {
     let mut stream = Stream::new(1);
-    let part = |seq| everpoint_format::record::Record {
-        ends_request: false,
-        ..data(seq)
-    };
     let first = stream.block(3, Stream::first_records(1));
     let second = stream.block(8, vec![data(4), part(5), part(6), data(7), data(8)]);
     let open = stream.block(11, vec![part(10), part(11)]);
@@ -329,8 +340,105 @@ fn a_disk_has_no_point_at_or_behind_its_end_and_may_join_again() {
     let again = stream.block(30, Stream::first_records(21));
     let joined = history(&[&[first], &[end], &[again]]);
     let disk = &joined.disks()[&stream.disk];
-    assert_eq!((disk.begun, disk.ended), (Seq(1), None));
+    assert_eq!(disk.lives, [life(1, Some(4)), life(21, None)]);
+    assert!(!disk.has_ended());
+    assert_eq!(
+        joined.windows(Some(stream.disk)),
+        [span(3, 3), span(23, 30)]
+    );
     assert_eq!(joined.latest(None), Ok(Seq(30)));
+}
+
+#[test]
+fn a_disk_that_the_server_still_has_joins_again_with_a_generation_that_builds_on_it() {
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    let first_a = a.block(3, Stream::first_records(1));
+    let first_b = b.block(6, Stream::first_records(4));
+    let end_b = b.block(7, vec![record(7, Change::DiskEnd)]);
+    let more_a = a.block(20, vec![data(20)]);
+    let base = b.begin_generation(7);
+    let opening = vec![
+        record(9, Change::ResyncBegin { base }),
+        record(10, Change::Resize { sectors: 100 }),
+        record(11, Change::ResyncComplete),
+        data(12),
+    ];
+    let again_b = b.block(20, opening);
+    let history = history(&[&[first_a, first_b], &[end_b, more_a], &[again_b]]);
+    let disk = &history.disks()[&b.disk];
+    assert_eq!(disk.lives, [life(4, Some(7)), life(9, None)]);
+    assert_eq!(history.windows(Some(b.disk)), [span(6, 6), span(11, 20)]);
+    // While it was gone the machine had its points without it.
+    let of_both = [span(3, 3), span(6, 8), span(11, 20)];
+    assert_eq!(history.windows(None), of_both);
+    assert!(disk.lives_at(Seq(6)) && !disk.lives_at(Seq(7)) && disk.lives_at(Seq(9)));
+}
+
+#[test]
+fn a_request_of_one_disk_is_not_ended_by_a_change_of_another() {
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    let first_a = a.block(6, Stream::first_records(1));
+    let first_b = b.block(9, Stream::first_records(7));
+    let one = a.block(10, vec![part(10)]);
+    let b13 = b.block(13, vec![data(13)]);
+    let two = a.block(11, vec![part(11)]);
+    let mut known = vec![vec![first_a, first_b], vec![one, b13], vec![two]];
+    let of = |known: &[Vec<ChangeBlock>]| {
+        let objects: Vec<&[ChangeBlock]> = known.iter().map(Vec::as_slice).collect();
+        history(&objects)
+    };
+    let open = of(&known);
+    assert_eq!(open.latest(None), Ok(Seq(9)));
+    assert_eq!(open.latest(Some(a.disk)), Ok(Seq(9)));
+    assert_eq!(
+        open.latest(Some(b.disk)),
+        Ok(Seq(13)),
+        "it is not b's request"
+    );
+    assert_eq!(open.at_time(Some(a.disk), WallTime(u64::MAX)), Ok(Seq(9)));
+    let before = Some(Seq(9));
+    for inside in [10, 11] {
+        let outside = NotAPoint::Outside {
+            seq: Seq(inside),
+            before,
+            after: None,
+        };
+        assert_eq!(open.check_point(None, Seq(inside)), Err(outside));
+    }
+
+    known.push(vec![a.block(13, vec![data(12)])]);
+    let ended = of(&known);
+    assert_eq!(ended.latest(None), Ok(Seq(13)));
+    assert_eq!(
+        ended.check_point(None, Seq(11)),
+        Err(NotAPoint::InsideRequest {
+            seq: Seq(11),
+            before: Seq(9),
+            after: Seq(12)
+        })
+    );
+    assert_eq!(ended.check_point(Some(b.disk), Seq(11)), Ok(()));
+}
+
+#[test]
+fn a_request_that_a_lost_order_cut_off_ends_where_it_is_known_to() {
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    let first_a = a.block(6, Stream::first_records(1));
+    let first_b = b.block(9, Stream::first_records(7));
+    let cut = a.block(11, vec![part(10), part(11)]);
+    let base = a.begin_generation(7);
+    let opening = vec![
+        record(14, Change::ResyncBegin { base }),
+        record(15, Change::ResyncComplete),
+    ];
+    let again = a.block(20, opening);
+    let b13 = b.block(20, vec![data(13)]);
+    let history = history(&[&[first_a, first_b], &[cut], &[again, b13]]);
+    assert_eq!(history.windows(Some(a.disk)), [span(3, 9), span(15, 20)]);
+    assert_eq!(
+        history.windows(None),
+        [span(3, 6), span(9, 9), span(15, 20)]
+    );
 }
 
 #[test]

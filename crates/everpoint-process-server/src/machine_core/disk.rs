@@ -18,8 +18,17 @@ pub(super) struct DiskCore {
     committed_through: Seq,
     tally: Tally,
     name: String,
-    begun: bool,
-    ended: bool,
+    part: Part,
+}
+
+/// Whether the disk is one of the machine's: its cuts count those, and no others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    /// Nothing is held of it, or it left.
+    None,
+    Taken,
+    /// Its end is held, in this block, and not committed: until then it counts.
+    Leaves(DiskPosition),
 }
 
 /// Where a disk stands, for people.
@@ -43,8 +52,7 @@ impl DiskCore {
             committed_through: Seq::ZERO,
             tally: Tally::new(),
             name: String::new(),
-            begun: false,
-            ended: false,
+            part: Part::None,
         }
     }
 
@@ -64,15 +72,17 @@ impl DiskCore {
             sink: Sink::resume(id, received),
             committed_through: disk.complete_through,
             name: disk.name.clone(),
-            begun: true,
-            ended: disk.ended.is_some(),
+            part: match disk.has_ended() {
+                true => Part::None,
+                false => Part::Taken,
+            },
             ..Self::new(id)
         }
     }
 
     /// Whether the machine's cuts count this disk.
     pub(super) const fn counts(&self) -> bool {
-        self.begun && !self.ended
+        !matches!(self.part, Part::None)
     }
 
     pub(super) fn begin_session(&mut self) {
@@ -116,10 +126,11 @@ impl DiskCore {
             match &record.change {
                 Change::DiskBegin { name, .. } => {
                     self.name = name.to_string();
-                    self.begun = true;
-                    self.ended = false;
+                    self.part = Part::Taken;
                 }
-                Change::DiskEnd => self.ended = true,
+                // A disk that left, and that is still held, comes back with a generation that builds on that.
+                Change::ResyncBegin { .. } => self.part = Part::Taken,
+                Change::DiskEnd => self.part = Part::Leaves(block.header().position()),
                 _ => (),
             }
         }
@@ -131,6 +142,12 @@ impl DiskCore {
 
     pub(super) fn handle_committed(&mut self, position: DiskPosition, through: Seq) {
         self.sink.handle_committed(position);
+        if let Part::Leaves(at) = self.part
+            && at.generation == position.generation
+            && at.block_no <= position.block_no
+        {
+            self.part = Part::None;
+        }
         let through = match self.sink.received() {
             Some(received) if planted!(CutOfReceived) => received.complete_through,
             _ => through,

@@ -206,19 +206,63 @@ fn a_disk_whose_history_is_broken_is_named_and_begins_with_nothing() {
     take(&mut core, session, &opening(DISK, 9, None, 5));
 }
 
+/// Takes a block, and all that it takes to be committed.
+fn commit(core: &mut MachineCore, session: SessionId, block: &ChangeBlock) {
+    take(core, session, block);
+    let header = block.header();
+    core.handle_cached(header.disk, header.position());
+    core.handle_committed(header.disk, header.position(), header.complete_through);
+}
+
+/// The first block of a generation of a disk that the server has.
+fn reopening(before: &ChangeBlock, generation: u8, seq: u64) -> ChangeBlock {
+    let header = before.header();
+    let base = Some(header.position());
+    let after = DiskPosition::start_of(GenerationId([generation; 16]));
+    let changes = vec![
+        (seq, Change::ResyncBegin { base }),
+        (seq + 1, Change::Resize { sectors: 100 }),
+    ];
+    block(header.disk, after, changes)
+}
+
 #[test]
-fn a_disk_counts_from_its_beginning_to_its_end_and_when_it_begins_again() {
+fn a_disk_counts_from_its_beginning_until_its_end_is_committed_and_when_it_comes_back() {
     let (mut core, session) = connected();
     assert!(counted(&core).is_empty(), "nothing but open");
     let one = opening(DISK, 7, None, 1);
-    take(&mut core, session, &one);
+    commit(&mut core, session, &one);
     assert_eq!(counted(&core), [DISK]);
     let end = ending(&one, 3);
     take(&mut core, session, &end);
+    assert_eq!(counted(&core), [DISK], "its end is not committed");
+    assert_eq!(core.committed_cut(), Seq(2));
+    core.handle_cached(DISK, end.header().position());
+    core.handle_committed(DISK, end.header().position(), Seq(3));
     assert!(counted(&core).is_empty());
-    let again = opening(DISK, 9, Some(end.header().position()), 4);
-    take(&mut core, session, &again);
+    take(&mut core, session, &reopening(&end, 9, 4));
     assert_eq!(counted(&core), [DISK]);
+}
+
+#[test]
+fn the_end_of_a_disk_is_in_the_cut_once_it_is_committed_alone_or_among_others() {
+    let (mut core, session) = connected();
+    let one = opening(DISK, 7, None, 1);
+    let other = opening(OTHER_DISK, 8, None, 3);
+    for block in [&one, &other, &next(&other, 20)] {
+        commit(&mut core, session, block);
+    }
+    let end = ending(&one, 21);
+    take(&mut core, session, &end);
+    assert_eq!(core.committed_cut(), Seq(2), "it waits for the end");
+    core.handle_cached(DISK, end.header().position());
+    core.handle_committed(DISK, end.header().position(), Seq(21));
+    assert_eq!(core.committed_cut(), Seq(20), "and then for the others");
+
+    let (mut core, session) = connected();
+    commit(&mut core, session, &one);
+    commit(&mut core, session, &ending(&one, 3));
+    assert_eq!(core.committed_cut(), Seq(3), "nothing is left to wait for");
 }
 
 #[test]
