@@ -24,6 +24,7 @@ use crate::machine_task::{MachineHandle, Mark};
 use crate::metrics;
 use crate::reduce;
 use crate::shared::{Ended, Shared};
+use crate::tail_core::TailCore;
 
 /// What others want of the commit.
 pub(crate) enum Command {
@@ -43,19 +44,21 @@ pub(crate) struct CommitTask {
     shared: Arc<Shared>,
     core: CommitCore,
     puts: JoinSet<put::Done>,
-    machines: BTreeMap<MachineId, Option<MachineHandle>>,
+    machines: BTreeMap<MachineId, MachineHandle>,
+    tail: TailCore,
     reader: Option<LogReader>,
     drains: Vec<oneshot::Sender<()>>,
 }
 
 impl CommitTask {
-    pub(crate) fn new(shared: Arc<Shared>, limits: CommitLimits) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, limits: CommitLimits, tail: TailCore) -> Self {
         let journal = shared.journal();
         Self {
             shared,
             core: CommitCore::new(journal, limits),
             puts: JoinSet::new(),
             machines: BTreeMap::new(),
+            tail,
             reader: None,
             drains: Vec::new(),
         }
@@ -107,7 +110,7 @@ impl CommitTask {
                 None => return Ok(()),
             },
         };
-        if !self.goes_on(&cached.block).await {
+        if !self.goes_on(cached.position, &cached.block).await? {
             if let Some(position) = self.core.discard(cached.position) {
                 self.shared.log.free_through(position);
             }
@@ -162,35 +165,29 @@ impl CommitTask {
     }
 
     /// Whether the block will be committed: its machine is this server's, and it continues its path.
-    async fn goes_on(&mut self, block: &ChangeBlock) -> bool {
+    async fn goes_on(&mut self, at: LogPosition, block: &ChangeBlock) -> Result<bool, Ended> {
         let header = block.header();
-        let Some(machine) = self.machine(header.machine).await else {
-            return false;
-        };
+        if self.tail.discards(header.machine, at) {
+            return Ok(false);
+        }
+        let machine = self.machine(header.machine).await?;
         if !self.core.knows(header.disk) {
             let committed = machine.committed_position(header.disk).await;
             self.core.handle_stands(header.disk, committed);
         }
-        self.core.goes_on(block)
+        Ok(self.core.goes_on(block))
     }
 
-    /// The machine's task; `None` for a machine that this server does not own. The vault is asked once
-    /// a machine: blocks of machines that became this server's later come through their tasks.
-    async fn machine(&mut self, machine: MachineId) -> Option<MachineHandle> {
-        let unknown = !matches!(self.machines.get(&machine), Some(Some(_)));
-        if unknown && let Some(handle) = self.shared.registry.loaded_one(machine) {
-            self.machines.insert(machine, Some(handle));
+    /// The machine's task. It runs: who has a block in the log had it taken by its task, in this boot or when
+    /// the tail was taken up.
+    async fn machine(&mut self, machine: MachineId) -> Result<MachineHandle, Ended> {
+        if let Some(handle) = self.machines.get(&machine) {
+            return Ok(handle.clone());
         }
-        if !self.machines.contains_key(&machine) {
-            let found = self.shared.registry.machine(&self.shared, machine).await;
-            let handle = found
-                .inspect_err(|why| {
-                    tracing::info!(%machine, %why, "blocks of an earlier boot are discarded");
-                })
-                .ok();
-            self.machines.insert(machine, handle);
-        }
-        self.machines.get(&machine).cloned().flatten()
+        let loaded = self.shared.registry.loaded_one(machine).await;
+        let handle = loaded.ok_or(Ended::Machine { machine })?;
+        self.machines.insert(machine, handle.clone());
+        Ok(handle)
     }
 
     /// Makes an object of the batch and begins to create it.
@@ -247,7 +244,7 @@ impl CommitTask {
         let now = self.shared.clock.now();
         for covers in what {
             for (disk, committed) in covers.disks {
-                if let Some(Some(handle)) = self.machines.get(&committed.machine) {
+                if let Some(handle) = self.machines.get(&committed.machine) {
                     handle.mark(Mark::Committed {
                         disk,
                         position: committed.position,

@@ -46,6 +46,8 @@ mod server;
 mod session;
 mod shared;
 mod state;
+/// What becomes of a recovered tail.
+pub mod tail_core;
 mod take_over;
 #[cfg(test)]
 mod test_blocks;

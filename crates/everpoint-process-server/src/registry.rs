@@ -41,13 +41,13 @@ impl Registry {
         Ok(handle)
     }
 
-    /// The machine's task, if it is loaded and nobody is at it.
-    pub(crate) fn loaded_one(&self, machine: MachineId) -> Option<MachineHandle> {
+    /// The machine's task, if it is loaded. Waits for whoever loads it.
+    pub(crate) async fn loaded_one(&self, machine: MachineId) -> Option<MachineHandle> {
         let slot = {
             let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(machines.get(&machine)?)
         };
-        let handle = slot.try_lock().ok()?.clone();
+        let handle = slot.lock().await.clone();
         handle.filter(|handle| !handle.is_closed())
     }
 

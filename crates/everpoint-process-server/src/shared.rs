@@ -7,7 +7,7 @@ use everpoint_cache_log::{CacheLog, Poisoned};
 use everpoint_format::DecodeError;
 use everpoint_format::vault::VaultHeader;
 use everpoint_transport::ByteBudget;
-use everpoint_units::{JournalId, Moment, ObjectNo, ServerId};
+use everpoint_units::{JournalId, MachineId, Moment, ObjectNo, ServerId};
 use everpoint_vault::Vault;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,9 @@ pub enum Ended {
     /// A cached block does not open, although its checksums hold.
     #[error("a cached block does not open")]
     Block(#[source] DecodeError),
+    /// A machine's task is gone, and its blocks are in the log.
+    #[error("machine {machine} has blocks in the cache log and is not served; start again")]
+    Machine { machine: MachineId },
     /// The vault's medium lost its word.
     #[error("the vault failed; start again, so that it is read from the medium")]
     Vault(#[source] everpoint_vault::CreateError),

@@ -1,5 +1,6 @@
 //! Starting: who this server is, a journal of its own, what earlier boots left behind.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use everpoint_journal::sealing::SealOrder;
 use everpoint_transport::control::{ControlBindError, ControlSocket};
 use everpoint_transport::pki::{CredentialPaths, Credentials, LoadError};
 use everpoint_transport::{BindError, ByteBudget, Identity, Listener, ServerTransportConfig};
-use everpoint_units::{ByteLen, JournalId, ServerId, VaultId};
+use everpoint_units::{ByteLen, JournalId, MachineId, ServerId, VaultId};
 use everpoint_vault::history::{self, HistoryError, list_journal, list_journals, seal_journal};
 use everpoint_vault::{ObjectName, OpenOptions, SettleError, Vault, VaultConfig, VaultUrl};
 use everpoint_wire::CONTROL_LEN_MAX;
@@ -31,8 +32,10 @@ use crate::config::{ProcessServerConfig, SettingError};
 use crate::control::{self, Facts};
 use crate::log_task;
 use crate::machine_task::Request;
+use crate::ownership::NotOwned;
 use crate::shared::Shared;
 use crate::state::{ServerState, StateError};
+use crate::tail_core::TailCore;
 
 /// Blocks on their way from machines to the log, at most.
 const LOG_ITEMS_MAX: usize = 64;
@@ -71,6 +74,15 @@ pub enum StartError {
     Log(#[from] everpoint_cache_log::OpenError),
     #[error("cache_log: what an earlier boot cached cannot be read")]
     LogRead(#[from] everpoint_cache_log::ReadError),
+    #[error(
+        "machine {machine}: what an earlier boot cached of it cannot be taken up now; nothing is lost, \
+         start again once the cause is gone"
+    )]
+    TakeUp {
+        machine: MachineId,
+        #[source]
+        why: Box<dyn Error + Send + Sync>,
+    },
     #[error("cache_log: a block of an earlier boot does not decode")]
     Block(#[from] everpoint_format::DecodeError),
     #[error("listen: cannot take agents")]
@@ -136,11 +148,11 @@ impl ProcessServer {
             commands,
             machines_max,
         ));
-        take_up(&shared, &recovered).await?;
+        let tail = take_up(&shared, &recovered).await?;
 
         let mut tasks = JoinSet::new();
         tasks.spawn(log_task::run(Arc::clone(&shared), log_items_rx));
-        let commit = CommitTask::new(Arc::clone(&shared), commit_limits(&config));
+        let commit = CommitTask::new(Arc::clone(&shared), commit_limits(&config), tail);
         tasks.spawn(commit.run(commands_rx));
         tasks.spawn(set_gauges(Arc::clone(&shared)));
         let facts = Arc::new(Facts {
@@ -303,9 +315,15 @@ async fn seal_earlier(
 
 /// Takes up the tail that earlier boots cached and did not commit: where it continues the path of a
 /// machine that this server owns, it is committed again; the rest is discarded (R11).
-async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<(), StartError> {
+///
+/// # Errors
+///
+/// When the log cannot be read, or nobody can say now whose a machine is: nothing is discarded then, and
+/// the next start takes up the same tail.
+async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<TailCore, StartError> {
+    let mut tail = TailCore::new(recovered.last());
     let Some((first, last)) = recovered.first().zip(recovered.last()) else {
-        return Ok(());
+        return Ok(tail);
     };
     let mut reader = recovered.reader().expect("there is a first block");
     let (mut taken, mut discarded) = (0_u64, 0_u64);
@@ -325,7 +343,17 @@ async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<(), Star
                 asked.await.unwrap_or(false)
             }
             Err(why) => {
-                tracing::debug!(%machine, %why, "a cached block is discarded");
+                let why = match why {
+                    NotOwned::NotServed(why) => match tail.handle_refused(machine, why) {
+                        Ok(()) => None,
+                        Err(why) => Some(why.into()),
+                    },
+                    why => Some(why),
+                };
+                if let Some(why) = why {
+                    let why = Box::new(why);
+                    return Err(StartError::TakeUp { machine, why });
+                }
                 false
             }
         };
@@ -342,7 +370,7 @@ async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<(), Star
     );
     let len = recovered.block_len().0;
     shared.backlog.recovered(first, last, len);
-    Ok(())
+    Ok(tail)
 }
 
 /// The commit's limits, within what memory allows. The objects under way, the batch, and a block

@@ -7,7 +7,7 @@ use everpoint_format::Change;
 use everpoint_format::DiskPosition;
 use everpoint_format::digest::{PIECE_LEN, PlainDigest};
 use everpoint_journal::path::PathEnd;
-use everpoint_process_server::{Ended, Stopped};
+use everpoint_process_server::{Ended, ProcessServer, StartError, Stopped};
 use everpoint_transport::{CloseReason, Closed};
 use everpoint_units::{BlockNo, DiskId, GenerationId, Level, MachineId, Seq, ServerId};
 use everpoint_wire::control as pb;
@@ -74,6 +74,50 @@ async fn what_is_cached_is_committed_by_the_next_boot() {
     let (history, walked) = site.history(MACHINE).await;
     assert_eq!(history.disks()[&DISK].position, third.position());
     assert!(matches!(walked.end, PathEnd::Open { journal, .. } if journal == server.journal()));
+}
+
+/// What a boot may not discard because it cannot be taken up at that moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_that_cannot_be_taken_up_now_ends_the_start_and_is_there_for_the_next() {
+    let site = Site::new();
+    let mut config = site.server_config(1);
+    config.commit.interval_ms = 60_000;
+    let server = site.start(config.clone()).await;
+    let agent = Agent::connect(&site, &server).await;
+    let mut disk = agent.open(DISK).await;
+    let first = disk.first_block();
+    disk.send(&first).await;
+    let second = disk.block(vec![data(8, 64)]);
+    disk.send(&second).await;
+    disk.cached(2).await;
+    soon("the crash", server.abort()).await;
+
+    let origin = everpoint_format::name::origin(MACHINE);
+    let origin = site.vault_dir().join(origin);
+    let aside = site.path("origin-aside");
+    std::fs::rename(&origin, &aside).expect("renamed");
+    // Something that can be listed and not be read.
+    std::os::unix::fs::symlink(&origin, &origin).expect("a link to itself");
+    let failed = soon("the start", ProcessServer::start(config.clone())).await;
+    let Err(failed) = failed else {
+        panic!("nobody can say whose the machine is");
+    };
+    assert!(
+        matches!(failed, StartError::TakeUp { machine, .. } if machine == MACHINE),
+        "{failed:?}"
+    );
+    std::fs::remove_file(&origin).expect("removed");
+    std::fs::rename(&aside, &origin).expect("renamed back");
+
+    config.commit.interval_ms = 20;
+    let server = site.start(config).await;
+    let agent = Agent::connect(&site, &server).await;
+    let again = agent.open(DISK).await;
+    let state = again.state.expect("a state");
+    assert_eq!(state.cached, Some(second.position()));
+    assert_eq!(server.stop().await, Stopped::Drained);
+    let (history, _) = site.history(MACHINE).await;
+    assert_eq!(history.disks()[&DISK].position, second.position());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,7 @@ use everpoint_process_server::commit_core::{CommitCore, Effect, Writer};
 use everpoint_process_server::machine_core::{BlockAnswer, MachineCore, SessionId};
 use everpoint_process_server::ownership_core::NotServed;
 use everpoint_process_server::reduce;
+use everpoint_process_server::tail_core::TailCore;
 use everpoint_transport::CloseReason;
 use everpoint_units::{ByteLen, DiskId, JournalId, MachineId, Moment};
 use everpoint_wire::{Compare, Hello, HelloAnswer, PROTOCOL, RefusalReason, ToAgent};
@@ -87,6 +88,7 @@ pub(crate) struct Life {
     pub(crate) journal: Option<JournalId>,
     pub(crate) log: Option<SteppedLog>,
     recovered: Option<Recovered>,
+    tail_core: TailCore,
     /// The tail that is taken up, and the block that waits for its machine.
     tail: Option<LogReader>,
     tail_block: Option<ChangeBlock>,
@@ -99,8 +101,6 @@ pub(crate) struct Life {
     pub(crate) commit: Option<CommitCore>,
     backlog: BacklogCore,
     reader: Option<LogReader>,
-    /// What the commit took, while its machine is loaded.
-    taken: Option<Cached>,
     commit_at: Option<Moment>,
     pub(crate) jobs: BTreeMap<u64, Job>,
     pub(crate) next_job: u64,
@@ -320,6 +320,7 @@ impl World<'_> {
             journal: None,
             log: None,
             recovered: None,
+            tail_core: TailCore::default(),
             tail: None,
             tail_block: None,
             serves: false,
@@ -330,7 +331,6 @@ impl World<'_> {
             commit: None,
             backlog: BacklogCore::new(BACKLOG_MEMORY_MAX),
             reader: None,
-            taken: None,
             commit_at: None,
             jobs: BTreeMap::new(),
             next_job: 0,

@@ -76,6 +76,7 @@ impl World<'_> {
                     self.servers[server].was_read(last);
                 }
                 let life = self.server_life(server);
+                life.tail_core = TailCore::new(recovered.last());
                 life.log = Some(log);
                 life.recovered = Some(recovered);
                 true
@@ -128,7 +129,10 @@ impl World<'_> {
             match &mut life.machines.entry(machine).or_default().owned {
                 Owned::Unknown => return self.load_machine(server, machine),
                 Owned::Loading => return,
-                Owned::Refused(_) => life.tail_block = None,
+                Owned::Refused(why) => match life.tail_core.handle_refused(machine, *why) {
+                    Ok(()) => life.tail_block = None,
+                    Err(_) => return self.server_ends(server, "the tail cannot be taken up"),
+                },
                 Owned::Serves(core) => {
                     let block = life.tail_block.take().expect("it was read");
                     core.recover(&block);

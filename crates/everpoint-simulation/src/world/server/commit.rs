@@ -63,36 +63,31 @@ impl World<'_> {
     pub(super) fn take(&mut self, server: usize) -> bool {
         let now = self.schedule.now();
         let life = self.server_life(server);
-        if life.taken.is_none() {
-            let cached = match life.backlog.poll() {
-                None => return false,
-                Some(Next::Block(cached)) => *cached,
-                Some(Next::ReadAgain { from }) => match life.read_again(from) {
-                    Some(cached) => cached,
-                    None => return self.lost_records(server),
-                },
-            };
-            life.taken = Some(cached);
-        }
-        let block = &life.taken.as_ref().expect("taken above").block;
-        let (machine, disk) = (block.header().machine, block.header().disk);
-        let owned = &life.machines.entry(machine).or_default().owned;
-        let goes_on = match owned {
-            Owned::Unknown => {
-                self.load_machine(server, machine);
+        let cached = match life.backlog.poll() {
+            None => return false,
+            Some(Next::Block(cached)) => *cached,
+            Some(Next::ReadAgain { from }) => match life.read_again(from) {
+                Some(cached) => cached,
+                None => return self.lost_records(server),
+            },
+        };
+        let (machine, disk) = (cached.block.header().machine, cached.block.header().disk);
+        let goes_on = match &life.machines.entry(machine).or_default().owned {
+            _ if life.tail_core.discards(machine, cached.position) => false,
+            Owned::Unknown | Owned::Loading | Owned::Refused(_) => {
+                self.violate(format!(
+                    "server {server} has a block of a machine that it does not serve in its log"
+                ));
                 return false;
             }
-            Owned::Loading => return false,
-            Owned::Refused(_) => false,
             Owned::Serves(core) => {
                 let commit = life.commit.as_mut().expect("it serves");
                 if !commit.knows(disk) {
                     commit.handle_stands(disk, core.committed(disk));
                 }
-                commit.goes_on(block)
+                commit.goes_on(&cached.block)
             }
         };
-        let cached = life.taken.take().expect("taken above");
         let commit = life.commit.as_mut().expect("it serves");
         if !goes_on {
             let log = life.log.as_ref().expect("it serves");
@@ -162,12 +157,11 @@ impl World<'_> {
             return format!("server {server} does not run");
         };
         format!(
-            "server {server}: log {:?}, {} arrived, {} appending, {} bytes wait, taken {}, jobs {:?}, rotating {}, {:?}",
+            "server {server}: log {:?}, {} arrived, {} appending, {} bytes wait, jobs {:?}, rotating {}, {:?}",
             life.log.as_ref().map(SteppedLog::usage),
             life.inbox.len(),
             life.appends.len(),
             life.backlog.waiting(),
-            life.taken.is_some(),
             life.jobs.keys(),
             life.rotating,
             life.commit,
