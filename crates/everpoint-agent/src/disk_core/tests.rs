@@ -572,6 +572,28 @@ fn a_question_behind_a_refused_block_is_asked_again_and_behind_an_echo_is_not() 
 }
 
 #[test]
+fn a_report_says_whether_there_is_a_stream_how_often_a_generation_began_and_what_waits() {
+    let mut rig = Rig::level();
+    let report = rig.core.report();
+    assert!(report.linked && report.level && !report.unordered);
+    assert_eq!(report.resync_count, 1);
+    assert_eq!((report.uncommitted_since, report.unsent_bytes), (None, 0));
+    rig.write();
+    rig.pack();
+    let report = rig.core.report();
+    assert!(report.uncommitted_since.is_some() && 0 < report.unsent_bytes);
+    assert_eq!(report.marks, rig.core.source().marks());
+
+    rig.lose_order();
+    assert!(rig.core.report().unordered);
+    rig.send();
+    rig.cache(2, 2);
+    assert_eq!(rig.core.report().resync_count, 2);
+    rig.core.handle_session(None, false, rig.now);
+    assert!(!rig.core.report().linked);
+}
+
+#[test]
 fn a_drain_is_answered_once_with_the_tail_when_everything_is_committed() {
     let mut rig = Rig::level();
     rig.write();
