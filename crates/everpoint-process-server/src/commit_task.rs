@@ -170,9 +170,11 @@ impl CommitTask {
         if self.tail.discards(header.machine, at) {
             return Ok(false);
         }
-        let machine = self.machine(header.machine).await?;
+        let machine = header.machine;
+        let handle = self.machine(machine).await?;
         if !self.core.knows(header.disk) {
-            let committed = machine.committed_position(header.disk).await;
+            let committed = handle.committed_position(header.disk).await;
+            let committed = committed.ok_or(Ended::Machine { machine })?;
             self.core.handle_stands(header.disk, committed);
         }
         Ok(self.core.goes_on(block))

@@ -181,10 +181,9 @@ impl MachineHandle {
         let _ = self.requests.send(request).await;
     }
 
-    /// What is committed of a disk.
-    pub(crate) async fn committed_position(&self, disk: DiskId) -> Option<DiskPosition> {
-        let answer = self.ask(|reply| Request::Committed { disk, reply });
-        answer.await.flatten()
+    /// What is committed of a disk, if anything is; no answer when the task is gone, which says nothing of that.
+    pub(crate) async fn committed_position(&self, disk: DiskId) -> Option<Option<DiskPosition>> {
+        self.ask(|reply| Request::Committed { disk, reply }).await
     }
 
     /// Hands over what came in; `false` when the task is gone.

@@ -1,6 +1,8 @@
 //! Whether this server owns a machine: the machine's path, read from the vault, leads to its journal
 //! (R6). A machine without an origin is given one that names that journal.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use everpoint_format::name;
@@ -9,12 +11,14 @@ use everpoint_journal::history::MachineHistory;
 use everpoint_units::{JournalId, MachineId};
 use everpoint_vault::history::{HistoryError, walk};
 use everpoint_vault::{CreateError, ObjectName, Payload};
+use tokio::time::timeout;
 
 use crate::clock::wall_time;
 use crate::ownership_core::{Claim, NotServed, OwnershipCore};
 use crate::shared::Shared;
 
-/// A vault that does not answer for so long refuses the machine; its agent comes again.
+/// When the vault's answers have not moved on for so long, the machine is refused; its agent comes again. How
+/// long a whole history takes is no matter: it may be of months.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why this server does not serve a machine.
@@ -28,18 +32,41 @@ pub(crate) enum NotOwned {
     Vault(#[source] HistoryError),
     #[error("the vault gives no answer")]
     Create(#[source] CreateError),
-    #[error("the vault gives no answer within {LOAD_TIMEOUT:?}")]
+    #[error("the vault has given no answer for {LOAD_TIMEOUT:?}")]
     TimedOut,
 }
 
 /// Reads the machine's path and history; creates its origin where there is none.
 pub(crate) async fn load(shared: &Shared, machine: MachineId) -> Result<MachineHistory, NotOwned> {
-    let loading = load_in_rounds(shared, machine);
-    let loaded = tokio::time::timeout(LOAD_TIMEOUT, loading).await;
+    let read = AtomicU64::new(0);
+    let loading = load_in_rounds(shared, machine, &read);
+    let loaded = while_it_moves(loading, &read, LOAD_TIMEOUT).await;
     loaded.unwrap_or(Err(NotOwned::TimedOut))
 }
 
-async fn load_in_rounds(shared: &Shared, machine: MachineId) -> Result<MachineHistory, NotOwned> {
+/// Waits for `work` as long as it counts its steps; `None` when it has counted none for `silence` or more.
+async fn while_it_moves<T>(
+    work: impl Future<Output = T>,
+    steps: &AtomicU64,
+    silence: Duration,
+) -> Option<T> {
+    let mut work = pin!(work);
+    loop {
+        let before = steps.load(Relaxed);
+        match timeout(silence, work.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if steps.load(Relaxed) == before => return None,
+            Err(_) => (),
+        }
+    }
+}
+
+/// `read` counts the objects.
+async fn load_in_rounds(
+    shared: &Shared,
+    machine: MachineId,
+    read: &AtomicU64,
+) -> Result<MachineHistory, NotOwned> {
     let mut core = OwnershipCore::default();
     loop {
         let own = shared.journal();
@@ -49,6 +76,7 @@ async fn load_in_rounds(shared: &Shared, machine: MachineId) -> Result<MachineHi
             shared.header.vault,
             machine,
             |journal, number, data, _| {
+                read.fetch_add(1, Relaxed);
                 for section in &data.index.sections {
                     history.fold(section, journal, number);
                 }
@@ -87,3 +115,6 @@ async fn create_origin(
         Err(error) => Err(NotOwned::Create(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,16 +29,23 @@ impl Registry {
         shared: &Arc<Shared>,
         machine: MachineId,
     ) -> Result<MachineHandle, NotOwned> {
-        let slot = self.slot(shared, machine)?;
-        let mut slot = slot.lock().await;
-        if let Some(handle) = slot.as_ref().filter(|handle| !handle.is_closed()) {
+        let slot = self.slot(machine, shared.machines_max)?;
+        let mut held = slot.lock().await;
+        if let Some(handle) = held.as_ref().filter(|handle| !handle.is_closed()) {
             return Ok(handle.clone());
         }
-        let loaded = ownership::load(shared, machine).await;
-        let loaded = loaded.inspect_err(|_| self.forget(machine))?;
-        let handle = machine_task::spawn(Arc::clone(shared), machine, loaded);
-        *slot = Some(handle.clone());
-        Ok(handle)
+        match ownership::load(shared, machine).await {
+            Ok(loaded) => {
+                let handle = machine_task::spawn(Arc::clone(shared), machine, loaded);
+                *held = Some(handle.clone());
+                Ok(handle)
+            }
+            Err(why) => {
+                drop(held);
+                self.forget(machine, &slot);
+                Err(why)
+            }
+        }
     }
 
     /// The machine's task, if it is loaded. Waits for whoever loads it.
@@ -70,19 +77,27 @@ impl Registry {
         loaded
     }
 
-    fn slot(&self, shared: &Shared, machine: MachineId) -> Result<Arc<Slot>, NotOwned> {
+    fn slot(&self, machine: MachineId, machines_max: usize) -> Result<Arc<Slot>, NotOwned> {
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
-        if !machines.contains_key(&machine) && shared.machines_max <= machines.len() {
-            return Err(NotOwned::TooMany {
-                machines_max: shared.machines_max,
-            });
+        if !machines.contains_key(&machine) && machines_max <= machines.len() {
+            return Err(NotOwned::TooMany { machines_max });
         }
         Ok(Arc::clone(machines.entry(machine).or_default()))
     }
 
-    /// A machine that was refused takes no place.
-    fn forget(&self, machine: MachineId) {
+    /// A machine that was refused takes no place. But whoever waits for its slot may still load it there, and
+    /// a machine has one slot: it goes with the last of them.
+    fn forget(&self, machine: MachineId, slot: &Arc<Slot>) {
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
-        machines.remove(&machine);
+        let is_last = |known: &Arc<Slot>| {
+            // One is the map's, one is ours; nobody takes another while the map is locked.
+            Arc::ptr_eq(known, slot) && Arc::strong_count(known) == 2
+        };
+        if machines.get(&machine).is_some_and(is_last) {
+            machines.remove(&machine);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,8 +114,9 @@ impl ProcessServer {
     }
 
     async fn end_tasks(&mut self) {
-        self.shared.halt();
+        // First who asks the machines' tasks, then these.
         self.tasks.shutdown().await;
+        self.shared.halt();
         self.shared.tasks.wait().await;
     }
 
@@ -138,6 +139,7 @@ impl ProcessServer {
 
 impl Drop for ProcessServer {
     fn drop(&mut self) {
+        self.tasks.abort_all();
         self.shared.halt();
         self.accepting.abort();
     }
