@@ -62,8 +62,13 @@ pub(crate) async fn ask_for_end(shared: Arc<Shared>, journal: JournalId, after: 
     let mut back_off = BackOff::new();
     loop {
         match shared.vault.head(&name).await {
-            Ok(None) => return Done::EndAbsent(after),
-            Ok(Some(_)) => return Done::Fenced,
+            Ok(found) => {
+                reached(&shared);
+                return match found {
+                    None => Done::EndAbsent(after),
+                    Some(_) => Done::Fenced,
+                };
+            }
             Err(error) if shared.has_ended() => {
                 tracing::info!(%error, "the question for a journal's end is given up");
                 return Done::GaveUp;
