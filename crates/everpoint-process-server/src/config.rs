@@ -37,7 +37,8 @@ pub struct ProcessServerConfig {
     /// Commits.
     #[serde(default)]
     pub commit: CommitConfig,
-    /// Bytes that all buffers together may take. Default 512 MiB, at least 64 MiB. Unit: bytes.
+    /// Bytes that all buffers together may take: five eighths for what comes in, a quarter for what is
+    /// committed, an eighth for compares. Default 512 MiB, at least 64 MiB. Unit: bytes.
     #[serde(default = "memory_default")]
     pub memory_bytes_max: usize,
     /// Machines at a time. Default 4,096.
@@ -102,6 +103,17 @@ pub struct SettingError {
     pub rule: &'static str,
 }
 
+/// What each part of the memory may take; together [`ProcessServerConfig::memory_bytes_max`]. Unit: bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MemoryParts {
+    /// What comes in, and the part of the backlog that is kept in memory.
+    pub(crate) ingest: usize,
+    /// What is read again from the log for its commit.
+    pub(crate) commit: usize,
+    /// The windows of compares.
+    pub(crate) compare: usize,
+}
+
 const fn memory_default() -> usize {
     512 << 20
 }
@@ -141,6 +153,16 @@ impl TryFrom<String> for ServerIdText {
 }
 
 impl ProcessServerConfig {
+    /// The parts of the memory. None waits for another, so that each can always go on by itself.
+    pub(crate) const fn memory_parts(&self) -> MemoryParts {
+        let (commit, compare) = (self.memory_bytes_max / 4, self.memory_bytes_max / 8);
+        MemoryParts {
+            ingest: self.memory_bytes_max - commit - compare,
+            commit,
+            compare,
+        }
+    }
+
     /// Tests every bound that does not depend on the machine.
     ///
     /// # Errors
@@ -211,6 +233,17 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.commit.interval_ms, 2_000);
         assert!(!config.create_vault);
+    }
+
+    #[test]
+    fn the_parts_of_the_memory_are_all_of_it_and_no_more() {
+        let mut config: ProcessServerConfig = toml::from_str(MINIMAL).expect("a good section");
+        for memory in [64 << 20, (64 << 20) + 7, 512 << 20] {
+            config.memory_bytes_max = memory;
+            let parts = config.memory_parts();
+            assert_eq!(parts.ingest + parts.commit + parts.compare, memory);
+            assert!(memory / 2 < parts.ingest, "most is for what comes in");
+        }
     }
 
     #[test]

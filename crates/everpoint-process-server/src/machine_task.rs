@@ -94,6 +94,8 @@ pub(crate) enum Request {
         link: Link,
         reply: oneshot::Sender<Begun>,
     },
+    /// A session's connection ended.
+    End { session: SessionId },
     /// A disk's stream was opened. No answer: too many disks.
     Open {
         session: SessionId,
@@ -238,6 +240,7 @@ impl MachineTask {
                 // An agent that went away meanwhile opens no streams.
                 let _ = reply.send(begun);
             }
+            Request::End { session } => self.end(session),
             Request::Open {
                 session,
                 disk,
@@ -263,10 +266,22 @@ impl MachineTask {
         if let Some(old) = self.link.replace(link) {
             old.close(CloseReason::Superseded, "the machine connected again");
         }
+        self.end_ways();
+        self.core.begin_session()
+    }
+
+    /// What the session sent before it ended counts still; only the way back is gone.
+    fn end(&mut self, session: SessionId) {
+        if self.core.is_current(session) {
+            self.link = None;
+            self.end_ways();
+        }
+    }
+
+    fn end_ways(&mut self) {
         for ways in self.disks.values_mut() {
             ways.end_session();
         }
-        self.core.begin_session()
     }
 
     fn open(&mut self, session: SessionId, disk: DiskId, outbox: Outbox) -> Option<DiskState> {
@@ -311,6 +326,8 @@ impl MachineTask {
             return self.answer(disk, answer);
         }
         metrics::received(&block);
+        let generation = block.header().position().generation;
+        self.ways(disk).handle_generation(generation);
         self.taken.push_back(LogItem {
             block,
             digests,
@@ -354,6 +371,7 @@ impl MachineTask {
         if let Some(link) = self.link.take() {
             link.close(reason, &fault.to_string());
         }
+        self.end_ways();
     }
 
     fn handle_mark(&mut self, mark: Mark) {
@@ -394,3 +412,6 @@ impl MachineTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

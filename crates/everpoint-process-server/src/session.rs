@@ -104,6 +104,7 @@ async fn converse(shared: &Arc<Shared>, link: &Link, machine: MachineId) {
         }
     }
     streams.shutdown().await;
+    session.end().await;
 }
 
 /// A session that was let in.
@@ -115,6 +116,14 @@ pub(crate) struct Session {
     checks: Arc<Semaphore>,
     /// Kept open as long as the session lasts; nothing more travels on it.
     _control: (SendHalf, RecvHalf),
+}
+
+impl Session {
+    /// Tells the machine that the connection ended.
+    async fn end(self) {
+        let session = self.begun.session;
+        self.handle.tell(Request::End { session }).await;
+    }
 }
 
 async fn open(
@@ -145,7 +154,7 @@ async fn open(
     let sent = send
         .send_frame(FrameKind::Message.code(), &[answer.encode()])
         .await;
-    let Some((handle, begun)) = session.filter(|_| sent.is_ok()) else {
+    let Some((handle, begun)) = session else {
         // The refusal has to arrive before the connection goes: the agent closes it.
         let finished = send.finish().await;
         if finished.is_ok() && timeout(REFUSED_TIMEOUT, link.closed()).await.is_err() {
@@ -154,15 +163,20 @@ async fn open(
         return None;
     };
     let streams_max = hello.disk_count.saturating_add(2);
-    link.allow_streams(streams_max);
-    Some(Session {
+    let session = Session {
         machine,
         handle,
         begun,
         streams_max,
         checks: Arc::new(Semaphore::new(checks_at_once())),
         _control: (send, recv),
-    })
+    };
+    if sent.is_err() {
+        session.end().await;
+        return None;
+    }
+    link.allow_streams(streams_max);
+    Some(session)
 }
 
 async fn hello(link: &Link, recv: &mut RecvHalf) -> Option<Hello> {

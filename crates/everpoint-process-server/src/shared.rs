@@ -33,10 +33,13 @@ pub(crate) struct Shared {
     pub(crate) server: ServerId,
     pub(crate) log: CacheLog,
     pub(crate) backlog: Backlog,
-    /// For what comes in: three quarters of the memory.
+    /// For what comes in: five eighths of the memory.
     pub(crate) budget: ByteBudget,
-    /// For what is read again: the last quarter.
+    /// For what is read again: a quarter.
     pub(crate) commit_budget: ByteBudget,
+    /// For the windows of compares: the last eighth. Apart from the others, because a window is held as
+    /// long as somebody asks about it, and what comes in must never wait for that.
+    pub(crate) compare_budget: ByteBudget,
     /// For what opened blocks take beyond their bytes, until they are in the backlog, which counts it.
     pub(crate) opened: ByteBudget,
     pub(crate) registry: Registry,
@@ -107,7 +110,7 @@ impl Shared {
         header: VaultHeader,
         state: ServerState,
         log: CacheLog,
-        (budget, commit_budget): (ByteBudget, ByteBudget),
+        [budget, commit_budget, compare_budget]: [ByteBudget; 3],
         journal: JournalId,
         log_items: mpsc::Sender<LogItem>,
         commands: mpsc::Sender<Command>,
@@ -128,6 +131,7 @@ impl Shared {
             backlog: Backlog::new(memory_max),
             budget,
             commit_budget,
+            compare_budget,
             opened: ByteBudget::new(OPENED_MAX),
             registry: Registry::default(),
             clock: Clock::start(),
@@ -151,12 +155,17 @@ impl Shared {
 
     /// Bytes of buffers that are held. Unit: bytes.
     pub(crate) fn memory_used(&self) -> u64 {
-        (self.budget.used() + self.commit_budget.used()) as u64
+        self.sum(ByteBudget::used)
     }
 
     /// Bytes of buffers that may be held. Unit: bytes.
     pub(crate) fn memory_max(&self) -> u64 {
-        (self.budget.capacity() + self.commit_budget.capacity()) as u64
+        self.sum(ByteBudget::capacity)
+    }
+
+    fn sum(&self, of: fn(&ByteBudget) -> usize) -> u64 {
+        let parts = [&self.budget, &self.commit_budget, &self.compare_budget];
+        parts.into_iter().map(|part| of(part) as u64).sum()
     }
 
     /// Ends the server; the first reason counts.
@@ -251,3 +260,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::watch;
 
 use super::outbox::Outbox;
-use crate::compare::{self, CompareSender};
+use crate::compare::Comparer;
 use crate::compare_core::Compared;
 use crate::machine_core::Excess;
 use crate::shared::Shared;
@@ -17,7 +17,7 @@ use crate::shared::Shared;
 /// See the module.
 pub(crate) struct DiskWays {
     pub(crate) outbox: Option<Outbox>,
-    compare: Option<(GenerationId, CompareSender)>,
+    comparer: Option<Comparer>,
     /// The newest generation of which something is committed.
     pub(crate) committed_generation: watch::Sender<Option<GenerationId>>,
 }
@@ -26,19 +26,27 @@ impl DiskWays {
     pub(crate) fn new(committed: Option<GenerationId>) -> Self {
         Self {
             outbox: None,
-            compare: None,
+            comparer: None,
             committed_generation: watch::Sender::new(committed),
         }
     }
 
     pub(crate) fn begin_session(&mut self, outbox: Outbox) {
         self.outbox = Some(outbox);
-        self.compare = None;
+        self.comparer = None;
     }
 
     pub(crate) fn end_session(&mut self) {
         self.outbox = None;
-        self.compare = None;
+        self.comparer = None;
+    }
+
+    /// A block of this generation was taken: nobody asks about an earlier one any more.
+    pub(crate) fn handle_generation(&mut self, newest: GenerationId) {
+        self.comparer = self
+            .comparer
+            .take()
+            .filter(|known| known.generation() == newest);
     }
 
     pub(crate) fn answer(&self, answer: ToAgent) -> Result<(), Excess> {
@@ -56,28 +64,26 @@ impl DiskWays {
         about: Compared,
         compare: Compare,
     ) -> Result<(), Excess> {
+        self.handle_generation(about.generation);
         let Some(outbox) = &self.outbox else {
             return Ok(());
         };
-        let known = self
-            .compare
-            .as_ref()
-            .filter(|(of, _)| *of == about.generation);
-        let sender = match known {
-            Some((_, sender)) => sender.clone(),
-            None => {
-                let committed = self.committed_generation.subscribe();
-                let answers = outbox.answers();
-                let order = (machine, about);
-                let sender = compare::spawn(Arc::clone(shared), order, committed, answers);
-                self.compare = Some((about.generation, sender.clone()));
-                sender
-            }
-        };
-        match sender.try_send(compare) {
+        let comparer = self.comparer.get_or_insert_with(|| {
+            let committed = self.committed_generation.subscribe();
+            Comparer::start(
+                Arc::clone(shared),
+                (machine, about),
+                committed,
+                outbox.answers(),
+            )
+        });
+        match comparer.ask(compare) {
             // One that ended was of a stream that ended.
             Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
             Err(TrySendError::Full(_)) => Err(Excess::Compares),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,14 +123,13 @@ impl ProcessServer {
             recovered,
         } = begun;
 
-        let commit_memory = config.memory_bytes_max / 4;
-        let budget = ByteBudget::new(config.memory_bytes_max - commit_memory);
-        let commit_budget = ByteBudget::new(commit_memory);
+        let parts = config.memory_parts();
+        let budgets = [parts.ingest, parts.commit, parts.compare].map(ByteBudget::new);
         let expires_at = credentials.expires_at();
         let mut transport = ServerTransportConfig::new(config.listen, credentials);
         transport.tuning.mtu_max = config.mtu_max;
         transport.tuning.pace.send_stall = Some(SEND_STALL_MAX);
-        let listener = Listener::bind(transport, budget.clone())?;
+        let listener = Listener::bind(transport, budgets[0].clone())?;
         let local_address = listener.local_address().map_err(StartError::Address)?;
         let control = ControlSocket::bind(&config.control_socket, CONTROL_LEN_MAX).await?;
 
@@ -142,7 +141,7 @@ impl ProcessServer {
             header,
             state,
             log,
-            (budget, commit_budget),
+            budgets,
             journal,
             log_items,
             commands,
@@ -379,7 +378,7 @@ async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<TailCore
 fn commit_limits(config: &ProcessServerConfig) -> CommitLimits {
     let commit = &config.commit;
     let objects = commit.in_flight_max + 1;
-    let share = config.memory_bytes_max as u64 / 4 / objects - ENCODED_LEN_MAX as u64;
+    let share = config.memory_parts().commit as u64 / objects - ENCODED_LEN_MAX as u64;
     CommitLimits {
         interval: Duration::from_millis(commit.interval_ms),
         object_len_target: commit.object_bytes.min(share),

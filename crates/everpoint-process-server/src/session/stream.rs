@@ -15,6 +15,7 @@ use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{OPENING_TIMEOUT, Session};
 use crate::blocking::{blocking, outcome};
@@ -103,7 +104,8 @@ impl Stream {
         let sent = send.send_frame(FrameKind::Message.code(), &[state]).await;
         sent.map_err(|_| End::Over)?;
 
-        let mut writer = tokio::spawn(writer.run(send));
+        // It ends with the stream, also where that one is ended from outside.
+        let mut writer = AbortOnDropHandle::new(tokio::spawn(writer.run(send)));
         let served = tokio::select! {
             served = self.receive(disk, recv) => served,
             // The machine's task let go of the stream: a newer session, or answers left unread.

@@ -249,6 +249,37 @@ async fn a_newer_session_of_a_machine_ends_the_older() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_is_shown_as_connected_as_long_as_its_agent_is() {
+    let site = Site::new();
+    let config = site.server_config(1);
+    let control = config.control_socket.clone();
+    let server = site.start(config).await;
+    let older = Agent::connect(&site, &server).await;
+    assert!(is_connected(&control).await);
+    let newer = Agent::connect(&site, &server).await;
+    assert_eq!(closed_for(&older).await, Some(CloseReason::Superseded));
+    // The older one's end is not the newer one's.
+    assert!(is_connected(&control).await);
+    newer.link.close(CloseReason::Shutdown, "");
+    let gone = async { while is_connected(&control).await {} };
+    soon("the end of the connection", gone).await;
+}
+
+async fn is_connected(control: &std::path::Path) -> bool {
+    let order = pb::ControlRequest {
+        request: Some(pb::control_request::Request::Status(pb::StatusRequest {})),
+    };
+    let order = order.encode_to_vec();
+    let called = everpoint_transport::control::call(control, &order, CONTROL_LEN_MAX);
+    let answer = soon("the status", called).await.expect("answered");
+    let answer = pb::ControlAnswer::decode(answer).expect("an answer").answer;
+    let Some(pb::control_answer::Answer::ServerStatus(status)) = answer else {
+        panic!("no status: {answer:?}");
+    };
+    status.machines.iter().any(|machine| machine.connected)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_has_seen_a_higher_epoch_is_sent_away() {
     let site = Site::new();
     let server = site.start(site.server_config(1)).await;
