@@ -7,6 +7,7 @@
 
 mod file;
 mod nbd;
+mod nbd_core;
 
 use std::io;
 use std::path::PathBuf;
@@ -191,6 +192,14 @@ pub enum SourceOpenError {
     /// It cannot be written.
     #[error("source {source_name:?} is read-only")]
     ReadOnly {
+        /// The source as it was given.
+        source_name: String,
+    },
+    /// Nothing that is written to it could ever be called durable.
+    #[error(
+        "source {source_name:?} cannot flush, so no write could be made durable: let its server offer NBD_CMD_FLUSH"
+    )]
+    NoFlush {
         /// The source as it was given.
         source_name: String,
     },

@@ -9,6 +9,7 @@
 //! reads what the disk really holds.
 
 mod ring;
+mod syncs;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSliceMut};
@@ -26,6 +27,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use serde::{Deserialize, Serialize};
 
 use self::ring::Ring;
+use self::syncs::{SyncError, Syncs};
 use super::{
     DiskSource, RUNS_MAX, SourceError, SourceFacts, SourceOpenError, ZeroMode, check_size,
 };
@@ -60,7 +62,7 @@ struct Inner {
     has_nowait: AtomicBool,
     /// Holes can be punched, and read as zeroes.
     can_punch: AtomicBool,
-    flush_failed: AtomicBool,
+    syncs: Syncs,
 }
 
 /// What a file looks like when nobody has touched it since.
@@ -114,7 +116,7 @@ impl FileSource {
         let own = if regular {
             512
         } else {
-            logical_block_size(&found)
+            logical_block_size(&device_of(&found))
         };
         let block_size = config.block_size.unwrap_or(own);
         if block_size < own {
@@ -138,8 +140,8 @@ impl FileSource {
             regular,
             direct: config.direct,
             has_nowait: AtomicBool::new(!config.direct),
-            can_punch: AtomicBool::new(true),
-            flush_failed: AtomicBool::new(false),
+            can_punch: AtomicBool::new(regular || can_unmap(&device_of(&found))),
+            syncs: Syncs::default(),
         };
         inner.probe(config, &path)?;
         let ring = if config.direct {
@@ -233,7 +235,7 @@ impl DiskSource for FileSource {
     }
 
     fn identity(&self) -> Result<Option<SourceIdentity>, SourceError> {
-        if !self.inner.regular || self.inner.flush_failed.load(Relaxed) {
+        if !self.inner.regular || self.inner.syncs.have_failed() {
             return Ok(None);
         }
         let found = self.inner.file.metadata();
@@ -311,17 +313,14 @@ impl Inner {
     }
 
     fn flush(&self) -> Result<(), SourceError> {
-        if self.flush_failed.load(Relaxed) {
-            let source = Errno::IO.into();
-            return Err(SourceError::io("an earlier fdatasync")(source));
-        }
-        fdatasync(&self.file).map_err(|error| {
-            self.flush_failed.store(true, Relaxed);
-            SourceError::io("fdatasync")(error.into())
+        let synced = self.syncs.run(|| fdatasync(&self.file));
+        synced.map_err(|error| match error {
+            SyncError::Earlier => SourceError::io("an earlier fdatasync")(Errno::IO.into()),
+            SyncError::Now(error) => SourceError::io("fdatasync")(error.into()),
         })
     }
 
-    /// Punches a hole. `false`: this file cannot have holes.
+    /// Punches a hole. `false`: this file cannot have holes, and nothing has been done.
     fn punch(&self, extent: Extent) -> Result<bool, SourceError> {
         if !self.can_punch.load(Relaxed) {
             return Ok(false);
@@ -331,7 +330,13 @@ impl Inner {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 self.can_punch.store(false, Relaxed);
-                Ok(false)
+                if self.regular {
+                    return Ok(false);
+                }
+                // The kernel has dropped what the page cache had of the range before it asked the
+                // device: old bytes may be back, and are made zeroes the other way.
+                self.zero_allocated(extent, false)?;
+                Ok(true)
             }
             Err(error) => Err(SourceError::io("fallocate")(error.into())),
         }
@@ -341,10 +346,15 @@ impl Inner {
         if how.may_discard && self.punch(extent)? {
             return Ok(());
         }
+        self.zero_allocated(extent, how.fast_only)
+    }
+
+    /// Makes zeroes that keep their space.
+    fn zero_allocated(&self, extent: Extent, fast_only: bool) -> Result<(), SourceError> {
         let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
         match self.fallocate(extent, flags) {
             Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) if how.fast_only => Err(SourceError::NotFast),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if fast_only => Err(SourceError::NotFast),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeroes(extent),
             Err(error) => Err(SourceError::io("fallocate")(error.into())),
         }
@@ -471,17 +481,31 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
 }
 
-/// What the device itself takes, from sysfs; a partition's is its disk's.
-fn logical_block_size(found: &Metadata) -> u32 {
+/// Where sysfs tells of a block device.
+fn device_of(found: &Metadata) -> PathBuf {
     let (major, minor) = (
         rustix::fs::major(found.rdev()),
         rustix::fs::minor(found.rdev()),
     );
-    let device = format!("/sys/dev/block/{major}:{minor}");
-    let read = |path: String| std::fs::read_to_string(path).ok()?.trim().parse().ok();
-    read(format!("{device}/queue/logical_block_size"))
-        .or_else(|| read(format!("{device}/../queue/logical_block_size")))
-        .unwrap_or(512)
+    PathBuf::from(format!("/sys/dev/block/{major}:{minor}"))
+}
+
+/// What the device itself takes. Unit: bytes.
+fn logical_block_size(device: &Path) -> u32 {
+    let size = queue_limit(device, "logical_block_size");
+    size.and_then(|size| size.try_into().ok()).unwrap_or(512)
+}
+
+/// Whether the device makes zeroes by itself, which is what the kernel demands of one that is to have
+/// holes. Where nothing is said, the first attempt tells.
+fn can_unmap(device: &Path) -> bool {
+    queue_limit(device, "write_zeroes_max_bytes") != Some(0)
+}
+
+/// A number that sysfs tells of a device's queue; a partition's is its disk's.
+fn queue_limit(device: &Path, name: &str) -> Option<u64> {
+    let read = |path: PathBuf| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    read(device.join("queue").join(name)).or_else(|| read(device.join("../queue").join(name)))
 }
 
 #[cfg(test)]

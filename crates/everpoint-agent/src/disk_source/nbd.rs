@@ -5,21 +5,22 @@
 //! gone then: that counts as a loss, and the next flush fails. An export that comes back with another
 //! size is another disk and is refused.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use everpoint_nbd::{ClientConfig, NbdAddress, NbdClient, RequestError, ZeroFlags, ZeroSupport};
-use everpoint_units::{ByteLen, ByteOffset, Extent, Lba, SECTOR_LEN};
+use everpoint_nbd::{
+    ClientConfig, Errno, NbdAddress, NbdClient, RequestError, ZeroFlags, ZeroSupport,
+};
+use everpoint_units::{ByteLen, ByteOffset, Extent};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::nbd_core::{Epoch, Gone, Ledger, runs};
 use super::{
-    DiskSource, RUNS_MAX, SourceError, SourceFacts, SourceIdentity, SourceOpenError, ZeroMode,
-    check_size,
+    DiskSource, SourceError, SourceFacts, SourceIdentity, SourceOpenError, ZeroMode, check_size,
 };
 use crate::config::DiskConfig;
 use crate::resync_core::Run;
@@ -38,17 +39,20 @@ pub(crate) struct NbdSource {
     payload_max: u64,
     has_status: bool,
     client: Mutex<Connection>,
-    /// Connections that were lost and made again.
-    losses: AtomicU64,
-    /// Something was written since the last flush.
-    unflushed: AtomicBool,
-    flush_fails: AtomicBool,
+    /// Held for a few additions, never while waiting.
+    ledger: std::sync::Mutex<Ledger>,
     guest: Handle,
 }
 
 struct Connection {
     client: Option<Arc<NbdClient>>,
     tried_at: Instant,
+}
+
+/// A connection to use for one request.
+struct Used {
+    client: Arc<NbdClient>,
+    epoch: Epoch,
 }
 
 impl NbdSource {
@@ -70,6 +74,9 @@ impl NbdSource {
         let info = client.info().clone();
         if info.read_only {
             return Err(SourceOpenError::ReadOnly { source_name });
+        }
+        if !client.can_flush() {
+            return Err(SourceOpenError::NoFlush { source_name });
         }
         let own = if info.blocks.min() <= 512 { 512 } else { 4_096 };
         let block_size = config.block_size.unwrap_or(own);
@@ -95,18 +102,16 @@ impl NbdSource {
                 client: Some(Arc::new(client)),
                 tried_at: Instant::now(),
             }),
-            losses: AtomicU64::new(0),
-            unflushed: AtomicBool::new(false),
-            flush_fails: AtomicBool::new(false),
+            ledger: std::sync::Mutex::default(),
             guest,
         })
     }
 
     /// The connection, made anew if the last one was lost.
-    async fn client(&self) -> Result<Arc<NbdClient>, SourceError> {
+    async fn client(&self) -> Result<Used, SourceError> {
         let mut connection = self.client.lock().await;
         if let Some(client) = &connection.client {
-            return Ok(Arc::clone(client));
+            return Ok(self.used(client));
         }
         if connection.tried_at.elapsed() < RECONNECT_PAUSE {
             return Err(SourceError::NbdGone);
@@ -117,11 +122,8 @@ impl NbdSource {
                 tracing::info!(address = %self.address, "connected to the NBD source again");
                 let client = Arc::new(client);
                 connection.client = Some(Arc::clone(&client));
-                self.losses.fetch_add(1, Relaxed);
-                if self.unflushed.swap(false, Relaxed) {
-                    self.flush_fails.store(true, Relaxed);
-                }
-                Ok(client)
+                self.ledger().reconnected();
+                Ok(self.used(&client))
             }
             Ok(client) => {
                 let (found, wanted) = (client.info().size, self.facts.size);
@@ -135,12 +137,23 @@ impl NbdSource {
         }
     }
 
+    /// The current connection; its number changes only while it is locked, as it is here.
+    fn used(&self, client: &Arc<NbdClient>) -> Used {
+        let client = Arc::clone(client);
+        let epoch = self.ledger().epoch();
+        Used { client, epoch }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that `used` is of no more use, if that is what the error says.
-    async fn failed(&self, used: &Arc<NbdClient>, error: RequestError) -> SourceError {
+    async fn failed(&self, used: &Used, error: RequestError) -> SourceError {
         if matches!(error, RequestError::Disconnected(_)) {
             let mut connection = self.client.lock().await;
             let current = connection.client.as_ref();
-            if current.is_some_and(|current| Arc::ptr_eq(current, used)) {
+            if current.is_some_and(|current| Arc::ptr_eq(current, &used.client)) {
                 connection.client = None;
             }
         }
@@ -157,15 +170,46 @@ impl NbdSource {
         })
     }
 
-    async fn write_zeroes(&self, extent: Extent, flags: ZeroFlags) -> Result<(), SourceError> {
-        let client = self.client().await?;
-        self.unflushed.store(true, Relaxed);
-        for (at, len) in Self::pieces(extent, PLAIN_LEN_MAX) {
-            if let Err(error) = client.write_zeroes(at, len, flags).await {
-                return Err(self.failed(&client, error).await);
+    /// Writes `extent` in pieces of at most `len_max` bytes, which `piece` has.
+    async fn write_pieces(
+        &self,
+        extent: Extent,
+        len_max: u64,
+        mut piece: impl FnMut(usize) -> Bytes + Send,
+    ) -> Result<(), SourceError> {
+        let used = self.client().await?;
+        self.ledger().begin_change();
+        for (at, len) in Self::pieces(extent, len_max) {
+            let piece = piece(usize::try_from(len).expect("32 bits"));
+            if let Err(error) = used.client.write(at, piece, false).await {
+                return Err(self.failed(&used, error).await);
             }
         }
-        Ok(())
+        Ok(self.ledger().end_change(used.epoch)?)
+    }
+
+    async fn write_zeroes(&self, extent: Extent, flags: ZeroFlags) -> Result<(), SourceError> {
+        let used = self.client().await?;
+        self.ledger().begin_change();
+        for (at, len) in Self::pieces(extent, PLAIN_LEN_MAX) {
+            let Err(error) = used.client.write_zeroes(at, len, flags).await else {
+                continue;
+            };
+            let refused = matches!(error, RequestError::Server(Errno::NotSup));
+            let untouched = at == extent.start().byte_offset();
+            // A peer that is fast at times may say so each time, having changed nothing.
+            if flags.fast_only && refused && untouched {
+                return Err(SourceError::NotFast);
+            }
+            return Err(self.failed(&used, error).await);
+        }
+        Ok(self.ledger().end_change(used.epoch)?)
+    }
+}
+
+impl From<Gone> for SourceError {
+    fn from(_: Gone) -> Self {
+        Self::NbdGone
     }
 }
 
@@ -198,27 +242,18 @@ impl DiskSource for NbdSource {
     }
 
     fn write(&self, extent: Extent, mut data: Bytes) -> BoxFuture<'_, Result<(), SourceError>> {
-        Box::pin(async move {
-            let client = self.client().await?;
-            self.unflushed.store(true, Relaxed);
-            for (at, len) in Self::pieces(extent, self.payload_max) {
-                let piece = data.split_to(usize::try_from(len).expect("32 bits"));
-                if let Err(error) = client.write(at, piece, false).await {
-                    return Err(self.failed(&client, error).await);
-                }
-            }
-            Ok(())
-        })
+        let piece = move |len| data.split_to(len);
+        Box::pin(self.write_pieces(extent, self.payload_max, piece))
     }
 
     fn read(&self, extent: Extent) -> BoxFuture<'_, Result<Bytes, SourceError>> {
         Box::pin(async move {
-            let client = self.client().await?;
+            let used = self.client().await?;
             let mut pieces = Vec::new();
             for (at, len) in Self::pieces(extent, self.payload_max) {
-                match client.read(at, len).await {
+                match used.client.read(at, len).await {
                     Ok(piece) => pieces.push(piece),
-                    Err(error) => return Err(self.failed(&client, error).await),
+                    Err(error) => return Err(self.failed(&used, error).await),
                 }
             }
             if pieces.len() == 1 {
@@ -234,18 +269,14 @@ impl DiskSource for NbdSource {
 
     fn flush(&self) -> BoxFuture<'_, Result<(), SourceError>> {
         Box::pin(async move {
-            let client = self.client().await?;
-            if self.flush_fails.swap(false, Relaxed) {
-                return Err(SourceError::NbdGone);
+            let asked = self.ledger().ask_flush();
+            let used = self.client().await?;
+            let flushing = self.ledger().begin_flush(asked)?;
+            if let Err(error) = used.client.flush().await {
+                return Err(self.failed(&used, error).await);
             }
-            let before = self.unflushed.swap(false, Relaxed);
-            match client.flush().await {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    self.unflushed.fetch_or(before, Relaxed);
-                    Err(self.failed(&client, error).await)
-                }
-            }
+            self.ledger().end_flush(flushing);
+            Ok(())
         })
     }
 
@@ -262,17 +293,10 @@ impl DiskSource for NbdSource {
                 };
                 return self.write_zeroes(extent, flags).await;
             }
-            let client = self.client().await?;
-            self.unflushed.store(true, Relaxed);
             let len_max = self.payload_max.min(1 << 20);
             let zeroes = Bytes::from(vec![0; usize::try_from(len_max).expect("at most 1 MiB")]);
-            for (at, len) in Self::pieces(extent, len_max) {
-                let piece = zeroes.slice(..usize::try_from(len).expect("32 bits"));
-                if let Err(error) = client.write(at, piece, false).await {
-                    return Err(self.failed(&client, error).await);
-                }
-            }
-            Ok(())
+            let piece = move |len| zeroes.slice(..len);
+            self.write_pieces(extent, len_max, piece).await
         })
     }
 
@@ -296,35 +320,25 @@ impl DiskSource for NbdSource {
             if !self.has_status {
                 return Ok(vec![data]);
             }
-            let client = self.client().await?;
+            let used = self.client().await?;
             let at = extent.start().byte_offset();
             let len = ByteLen(extent.byte_len().0.min(PLAIN_LEN_MAX));
             let len = u32::try_from(len.0).expect("at most 1 GiB");
-            let found = match client.block_status(at, len).await {
-                Ok(found) => found,
-                Err(error) => return Err(self.failed(&client, error).await),
-            };
-            let mut runs = Vec::new();
-            let mut start = extent.start();
-            for status in found.iter().take(RUNS_MAX) {
-                let end = start.sector() + u64::from(status.len) / SECTOR_LEN;
-                let end = Lba::new(end.min(extent.end().sector())).expect("inside the disk");
-                if let Some(extent) = Extent::between(start, end) {
-                    // Only what reads as zeroes is a hole to us.
-                    let hole = status.zero;
-                    runs.push(Run { extent, hole });
-                }
-                start = end;
+            match used.client.block_status(at, len).await {
+                Ok(found) => Ok(runs(extent, self.facts.block_size, &found)),
+                Err(error) => Err(self.failed(&used, error).await),
             }
-            Ok(if runs.is_empty() { vec![data] } else { runs })
         })
     }
 
     fn losses(&self) -> u64 {
-        self.losses.load(Relaxed)
+        self.ledger().losses()
     }
 
     fn identity(&self) -> Result<Option<SourceIdentity>, SourceError> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

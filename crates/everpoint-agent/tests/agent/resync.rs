@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use bytes::Bytes;
 use everpoint_agent::{DiskStateWord, Stopped};
@@ -57,6 +58,8 @@ async fn a_full_queue_costs_order_and_never_holds_the_guest() {
 struct Failing {
     disk: MemoryExport,
     fails: AtomicBool,
+    /// No flush is answered.
+    holds_flush: AtomicBool,
     /// The next read of a large part has its bytes, and waits before it returns them.
     holds_read: AtomicBool,
     held: Notify,
@@ -71,6 +74,7 @@ impl Failing {
         let failing = Arc::new(Self {
             disk: MemoryExport::new(ByteLen(len)),
             fails: AtomicBool::new(false),
+            holds_flush: AtomicBool::new(false),
             holds_read: AtomicBool::new(false),
             held: Notify::new(),
             release: Notify::new(),
@@ -112,6 +116,9 @@ impl Export for Failing {
     }
 
     async fn flush(&self) -> Result<(), Errno> {
+        if self.holds_flush.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.disk.flush().await
     }
 
@@ -206,6 +213,24 @@ async fn a_disk_behind_nbd_is_drained_by_a_stop_and_compared_again_all_the_same(
         ..Stopped::default()
     };
     assert_eq!(stopped, unproven);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_does_not_answer_costs_no_other_disk_its_proof_at_a_stop() {
+    let shop = Workshop::new(Manner::default());
+    let (source, silent) = Failing::serve(&shop, MIB);
+    let file = shop.file("b", MIB);
+    let agent = shop.start(vec![silent, disk(2, &file)]).await;
+    in_time(agent.wait_protected()).await;
+    source.holds_flush.store(true, SeqCst);
+    let stopped = in_time(agent.stop(Duration::from_secs(5))).await;
+    let one_clean = Stopped {
+        clean: vec![disk_id(2)],
+        undrained: vec![disk_id(1)],
+        ..Stopped::default()
+    };
+    assert_eq!(stopped, one_clean);
+    assert!(shop.path("state/clean.toml").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

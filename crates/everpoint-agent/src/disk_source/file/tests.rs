@@ -109,6 +109,70 @@ async fn zeroes_and_discards_read_as_zeroes_and_the_size_stays() {
     assert_eq!(std::fs::metadata(&path).expect("there").len(), LEN);
 }
 
+/// As sysfs shows a disk with one partition.
+fn shown(write_zeroes_max: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = dir.path().join("sda");
+    let partition = disk.join("sda1");
+    std::fs::create_dir_all(&partition).expect("made");
+    let queue = disk.join("queue");
+    std::fs::create_dir(&queue).expect("made");
+    let tell = |name, what: &str| std::fs::write(queue.join(name), what).expect("written");
+    tell("logical_block_size", "4096\n");
+    tell("write_zeroes_max_bytes", write_zeroes_max);
+    (dir, disk, partition)
+}
+
+#[test]
+fn a_device_that_makes_no_zeroes_by_itself_is_not_asked_for_holes() {
+    for (told, can) in [("0\n", false), ("33553920\n", true), ("\n", true)] {
+        let (_dir, disk, partition) = shown(told);
+        for device in [disk, partition] {
+            assert_eq!(can_unmap(&device), can, "{told:?} of {device:?}");
+            assert_eq!(logical_block_size(&device), 4_096);
+        }
+    }
+    let nowhere = Path::new("/nonexistent/device");
+    assert!(can_unmap(nowhere), "the first attempt tells");
+    assert_eq!(logical_block_size(nowhere), 512);
+}
+
+#[test]
+fn a_hole_that_a_device_refuses_is_not_said_to_have_changed_nothing() {
+    // The kernel has no holes for this file, and takes no zeroes at a place in it either.
+    let open = || {
+        let path = "/proc/self/comm";
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        Arc::new(file.expect("everybody has one"))
+    };
+    let inner = |regular| Inner {
+        file: open(),
+        facts: SourceFacts {
+            size: ByteLen(LEN),
+            block_size: 512,
+            zeroes_fast: true,
+        },
+        regular,
+        direct: false,
+        has_nowait: AtomicBool::new(false),
+        can_punch: AtomicBool::new(true),
+        syncs: Syncs::default(),
+    };
+    let file = inner(true).punch(extent(0, 512));
+    assert!(matches!(file, Ok(false)), "not {file:?}");
+    let device = inner(false).punch(extent(0, 512));
+    assert!(
+        matches!(
+            device,
+            Err(SourceError::Io {
+                operation: "write",
+                ..
+            })
+        ),
+        "not {device:?}"
+    );
+}
+
 #[tokio::test]
 async fn holes_are_told_as_they_are() {
     let (_dir, path) = made(LEN);
