@@ -26,13 +26,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::AgentConfig;
+use crate::disk::Disk;
 use crate::disk_core::report::DiskStateWord;
 use crate::disk_table::DiskTable;
 use crate::disk_task::Session;
 use crate::error::CreatePointError;
 use crate::machine::Machine;
 use crate::packer_task::PackRoutes;
-use crate::point_core::{LevelDisk, mark};
+use crate::point_core::{Fate, LevelDisk, Mark, mark};
 use crate::session_task::SessionShared;
 use crate::state::StateDir;
 use crate::status;
@@ -75,6 +76,9 @@ pub struct Point {
     pub at: WallTime,
     /// Whether it was seen committed while that was waited for.
     pub committed: bool,
+    /// Whether a disk lost its write order while that was waited for: the point may have gone under,
+    /// and has to be made again.
+    pub lost: bool,
 }
 
 impl Agent {
@@ -94,7 +98,7 @@ impl Agent {
     }
 
     /// Marks this instant in the write order of all disks, under `name`, and waits up to `wait`
-    /// until it is committed.
+    /// until it is committed, or lost.
     ///
     /// # Errors
     ///
@@ -163,23 +167,48 @@ impl Inner {
         }
         let stamp = self.machine.clock.stamp();
         let marked = mark(&mut self.machine.order(), &level, name, stamp);
-        let seq = marked.map_err(|error| match error {
+        let mark = marked.map_err(|error| match error {
             BookmarkError::Unordered => CreatePointError::OrderLost,
             BookmarkError::NoSeqs(_) => CreatePointError::NoSeqs,
         })?;
         self.machine.packer.notify_one();
+        let seq = mark.seq;
         tracing::info!(machine = %self.machine.id, seq = seq.0, name, "point made");
-        let mut cut = self.machine.committed_cut.subscribe();
-        let committed = if wait.is_zero() {
-            seq <= *cut.borrow()
-        } else {
-            let reached = cut.wait_for(|cut| seq <= *cut);
-            matches!(tokio::time::timeout(wait, reached).await, Ok(Ok(_)))
-        };
+        let fate = self.fate(&mark, &disks, wait).await;
+        if fate == Fate::Lost {
+            tracing::warn!(machine = %self.machine.id, seq = seq.0, name, "point lost");
+        }
         Ok(Point {
             seq,
             at: stamp.at.shifted(self.machine.clock_offset()),
-            committed,
+            committed: fate == Fate::Committed,
+            lost: fate == Fate::Lost,
         })
+    }
+
+    /// Waits up to `wait` until what was recorded of `disks` is committed or lost. Cancel-safe.
+    async fn fate(&self, mark: &Mark, disks: &[Arc<Disk>], wait: Duration) -> Fate {
+        let mut cuts = self.machine.committed_cut.subscribe();
+        // A disk says so in its report when its order is lost; nothing else would end the wait then.
+        let reports = disks.iter().map(|disk| disk.report.subscribe());
+        let mut reports: Vec<_> = reports.collect();
+        let settled = async {
+            loop {
+                // Read before the order is looked at: see `Mark::fate`.
+                let cut = *cuts.borrow_and_update();
+                let fate = mark.fate(&self.machine.order(), cut);
+                if fate != Fate::Open {
+                    return fate;
+                }
+                let changes = reports.iter_mut().map(|report| Box::pin(report.changed()));
+                // Both are cancel-safe, and their senders live as long as the machine and `disks`.
+                tokio::select! {
+                    _ = cuts.changed() => {}
+                    _ = futures::future::select_all(changes) => {}
+                }
+            }
+        };
+        let waited = tokio::time::timeout(wait, settled).await;
+        waited.unwrap_or(Fate::Open)
     }
 }

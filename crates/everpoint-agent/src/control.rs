@@ -58,6 +58,13 @@ async fn answer(agent: &Arc<Inner>, request: Bytes) -> Answer {
 async fn create_point(agent: &Inner, request: CreatePoint) -> Answer {
     let wait = Duration::from_millis(u64::from(request.wait_ms));
     match agent.create_point(&request.name, wait).await {
+        Ok(point) if point.lost => failure(
+            &format!(
+                "a disk lost its write order before point {:?} (seq:{}) was committed; it may be lost",
+                request.name, point.seq.0
+            ),
+            "wait until `agent status` says protected, then create it again",
+        ),
         Ok(point) => Answer::PointCreated(PointCreated {
             seq: point.seq.0,
             at_us: point.at.0,

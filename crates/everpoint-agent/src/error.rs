@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use everpoint_nbd::{AttachError, ListenError, ServerConfigError};
+use everpoint_nbd::{AttachError, ConnectError, ListenError, Remedy, ServerConfigError};
 use everpoint_transport::control::ControlBindError;
 use everpoint_transport::pki::LoadError;
 use everpoint_transport::{Identity, ServerNameError};
@@ -155,6 +155,34 @@ pub enum CreatePointError {
     NoSeqs,
 }
 
+impl AddDiskError {
+    /// Whether a later try may succeed with the same configuration: what holds the disk is not there
+    /// yet, or not free yet.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Source(error) => source_may_pass(error),
+            Self::State(_) => true,
+            Self::Setting { .. } | Self::Attached { .. } | Self::Export(_) => false,
+        }
+    }
+}
+
+fn source_may_pass(error: &SourceOpenError) -> bool {
+    match error {
+        SourceOpenError::Io { .. } | SourceOpenError::InUse { .. } => true,
+        // A server can be there before its exports are, and refuse for reasons of its own.
+        SourceOpenError::Connect { source, .. } => {
+            let is_early = matches!(
+                source,
+                ConnectError::UnknownExport | ConnectError::Refused { .. }
+            );
+            is_early || source.remedy() == Remedy::Reconnect
+        }
+        // What the source is does not change by itself.
+        _ => false,
+    }
+}
+
 impl CreatePointError {
     /// What the operator does next.
     pub const fn remedy(&self) -> &'static str {
@@ -177,6 +205,40 @@ impl DetachError {
             Self::NotProtected { .. } => "wait until it is protected, or detach without ending it",
             Self::EndNotCommitted { .. } => "attach it again and detach it once the server answers",
             Self::State(_) => "correct the state directory and detach it again after the restart",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn may_connect(source: ConnectError) -> bool {
+        let source_name = "nbd://ps1/data".to_owned();
+        AddDiskError::from(SourceOpenError::Connect {
+            source_name,
+            source,
+        })
+        .may_pass()
+    }
+
+    #[test]
+    fn a_server_that_is_not_ready_passes_and_one_that_cannot_serve_does_not() {
+        let unreachable = ConnectError::Unreachable(io::ErrorKind::ConnectionRefused.into());
+        for early in [
+            unreachable,
+            ConnectError::TimedOut,
+            ConnectError::Closed,
+            ConnectError::ShuttingDown,
+            ConnectError::UnknownExport,
+            ConnectError::Refused { reply: 0x8000_0002 },
+        ] {
+            let said = early.to_string();
+            assert!(may_connect(early), "{said}");
+        }
+        for wrong in [ConnectError::TlsRequired, ConnectError::NoSize] {
+            let said = wrong.to_string();
+            assert!(!may_connect(wrong), "{said}");
         }
     }
 }

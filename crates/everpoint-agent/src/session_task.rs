@@ -263,7 +263,9 @@ impl SessionTask {
             let step = admission.step(&mut self.machine.order(), now);
             match step {
                 Step::Remember(session) => {
-                    self.remember(move |_| session).await?;
+                    // A mark that came late in the last session may have raised the epoch since.
+                    self.remember(move |known| session.risen_to(known.highest_epoch))
+                        .await?;
                     admission.handle_remembered();
                 }
                 Step::Reserve(mark) => reserve(&self.machine, &self.state, mark).await?,
@@ -285,11 +287,7 @@ impl SessionTask {
         change: impl FnOnce(SessionState) -> SessionState + Send + 'static,
     ) -> Result<(), StateError> {
         let state = Arc::clone(&self.state);
-        blocking(move || {
-            let session = state.session()?;
-            state.save_session(change(session))
-        })
-        .await
+        blocking(move || state.change_session(change)).await
     }
 }
 

@@ -224,8 +224,15 @@ impl StateDir {
         )
     }
 
-    pub(crate) fn save_session(&self, session: SessionState) -> Result<(), StateError> {
-        self.write(
+    /// Replaces it by what `change` makes of it. No other write comes between: a change that was given
+    /// up can still be under way, and must not put what it read over what is newer.
+    pub(crate) fn change_session(
+        &self,
+        change: impl FnOnce(SessionState) -> SessionState,
+    ) -> Result<(), StateError> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = change(self.session()?);
+        self.replace(
             SESSION,
             &SessionFile {
                 version: Version,
@@ -321,10 +328,15 @@ impl StateDir {
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace(name, value)
+    }
+
+    /// As [`Self::write`], by whoever holds `writing`.
+    fn replace<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let text = toml::to_string(value).expect("plain data has a TOML form");
         let path = self.dir.join(name);
         let staged = self.dir.join(format!("{name}.new"));
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let write = || {
             let mut file = OpenOptions::new()
                 .create(true)
@@ -386,8 +398,22 @@ mod tests {
             vault: Some(VaultId([0xfe; 16])),
             highest_epoch: Level(7),
         };
-        state.save_session(session).expect("written");
+        state.change_session(|_| session).expect("written");
         assert_eq!(state.session().expect("written"), session);
+    }
+
+    #[test]
+    fn no_other_write_comes_between_what_a_change_reads_and_writes() {
+        let (_dir, state) = opened();
+        let changed = state.change_session(|session| {
+            assert!(state.writing.try_lock().is_err(), "others wait");
+            session.risen_to(Level(5))
+        });
+        changed.expect("written");
+        let changed = state.change_session(|session| session.risen_to(Level(3)));
+        changed.expect("written");
+        let session = state.session().expect("written");
+        assert_eq!(session.highest_epoch, Level(5));
     }
 
     #[test]

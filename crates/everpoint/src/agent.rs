@@ -207,6 +207,8 @@ async fn serve(path: &Path, json: bool) -> Result<(), Failure> {
     Err(Failure::new(Code::Incomplete, text).help(help))
 }
 
+/// Why an agent did not start. [`Code::Usage`] is for what only another configuration mends: the unit
+/// starts the agent again after anything else, until a source that was not there is.
 fn not_started(error: &StartError, path: &Path) -> Failure {
     let code = match error {
         StartError::Setting(_)
@@ -216,9 +218,13 @@ fn not_started(error: &StartError, path: &Path) -> Failure {
         | StartError::ServerName { .. }
         | StartError::Nbd(_)
         | StartError::Disk {
-            source: AddDiskError::Setting { .. } | AddDiskError::Source(_) | AddDiskError::Export(_),
+            source: AddDiskError::Setting { .. } | AddDiskError::Export(_),
             ..
         } => Code::Usage,
+        StartError::Disk {
+            source: source @ AddDiskError::Source(_),
+            ..
+        } if !source.may_pass() => Code::Usage,
         _ => Code::Failed,
     };
     Failure::of(code, error).while_doing(path.display())
@@ -370,7 +376,43 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use everpoint_agent::SourceOpenError;
+
     use super::*;
+
+    /// How an agent ends that finds this wrong with a source.
+    fn code_of(source: SourceOpenError) -> Code {
+        let error = StartError::Disk {
+            name: "data".into(),
+            source: source.into(),
+        };
+        not_started(&error, Path::new("agent.toml")).code()
+    }
+
+    #[test]
+    fn a_source_that_is_not_there_yet_is_no_fault_of_the_configuration() {
+        let path = || PathBuf::from("/dev/later");
+        let missing = SourceOpenError::Io {
+            path: path(),
+            operation: "cannot be found",
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        assert_eq!(code_of(missing), Code::Failed);
+        let busy = SourceOpenError::InUse { path: path() };
+        assert_eq!(code_of(busy), Code::Failed);
+        let forbidden = SourceOpenError::Io {
+            path: path(),
+            operation: "cannot be opened",
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(code_of(forbidden), Code::NotAuthorised);
+        let unfit = SourceOpenError::Kind { path: path() };
+        assert_eq!(code_of(unfit), Code::Usage);
+        let read_only = SourceOpenError::ReadOnly {
+            source_name: "nbd://ps1/data".into(),
+        };
+        assert_eq!(code_of(read_only), Code::Usage);
+    }
 
     #[test]
     fn a_sync_says_how_far_it_is() {

@@ -249,6 +249,20 @@ fn the_units_keep_to_the_baseline() {
 }
 
 #[test]
+fn an_agent_is_started_again_until_its_sources_are_there() {
+    let text = read("everpoint-agent.service");
+    for line in [
+        "Restart=on-failure",
+        "RestartSec=1s",
+        "StartLimitIntervalSec=0",
+        // Not 1, which a source that is away ends with.
+        "RestartPreventExitStatus=2 3 4",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line}");
+    }
+}
+
+#[test]
 fn a_unit_waits_longer_than_its_program_drains() {
     let seconds = |text: &str, key: &str| -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix(key));

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use everpoint_format::Change;
 use everpoint_units::{DiskId, GenerationId};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::{Agent, Inner};
 use crate::blocking::blocking;
@@ -18,6 +18,7 @@ use crate::disk_source;
 use crate::disk_table::DiskEntry;
 use crate::disk_task::{DiskTask, DiskTaskParts};
 use crate::error::{AddDiskError, DetachError};
+use crate::point_core::{Fate, LevelDisk, end};
 use crate::splitter::Splitter;
 use crate::start_core::{begin_disk, resumed};
 use crate::state::{CleanDisk, DisksState, StateError};
@@ -106,22 +107,26 @@ impl Inner {
 
     /// Records the end of a disk that no guest uses any more, in the generation that is level, and
     /// waits until it is committed.
-    async fn end_disk(&self, disk: &Disk, level: GenerationId) -> Result<(), DetachError> {
+    async fn end_disk(
+        &self,
+        disk: &Arc<Disk>,
+        generation: GenerationId,
+    ) -> Result<(), DetachError> {
         let stamp = self.machine.clock.stamp();
-        let (slot, end) = (disk.slot, Change::DiskEnd);
-        let pushed = self.machine.order().push_own(slot, level, stamp, end, None);
-        let seq = pushed.map_err(|_| DetachError::NotProtected {
+        let slot = disk.slot;
+        let level = LevelDisk { slot, generation };
+        let recorded = end(&mut self.machine.order(), level, stamp);
+        let mark = recorded.map_err(|_| DetachError::NotProtected {
             disk: disk.id,
             state: disk.state(),
         })?;
         self.machine.packer.notify_one();
-        let mut cut = self.machine.committed_cut.subscribe();
-        let reached = cut.wait_for(|cut| seq <= *cut);
-        match tokio::time::timeout(END_TIMEOUT, reached).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(DetachError::EndNotCommitted {
+        let began = Instant::now();
+        match self.fate(&mark, &[Arc::clone(disk)], END_TIMEOUT).await {
+            Fate::Committed => Ok(()),
+            Fate::Open | Fate::Lost => Err(DetachError::EndNotCommitted {
                 disk: disk.id,
-                waited: END_TIMEOUT,
+                waited: began.elapsed(),
             }),
         }
     }

@@ -98,17 +98,19 @@ impl Inner {
             .map(|(disk, commands)| async move {
                 let (reply, drained) = oneshot::channel();
                 let asked = commands.send(DiskCommand::Drain(reply)).await;
-                let flushed = disk.source().flush().await;
+                // A source that does not answer costs its own proof and no other's.
+                let flushed = timeout_at(deadline, disk.source().flush()).await;
                 let waited = timeout_at(deadline, drained).await;
                 let tail = waited.ok().and_then(Result::ok).flatten();
                 let tail = tail.filter(|_| asked.is_ok());
-                let left = disk_stop(tail, flushed.is_ok(), disk.source().identity());
+                let flushed = matches!(flushed, Ok(Ok(())));
+                let left = disk_stop(tail, flushed, disk.source().identity());
                 (disk.id, left)
             })
             .collect();
         let left = futures::future::join_all(waits).await;
         let stopped = self.remember(left).await;
-        self.close_link().await;
+        self.close_link(deadline).await;
         stopped
     }
 
@@ -149,11 +151,12 @@ impl Inner {
         }
     }
 
-    async fn close_link(&self) {
+    /// Says goodbye; who does not hear it in time is left alone.
+    async fn close_link(&self, deadline: Instant) {
         let session = self.sessions.borrow().clone();
         if let Some(session) = session {
             session.link.close(CloseReason::Shutdown, "the agent stops");
-            session.link.closed().await;
+            let _ = timeout_at(deadline, session.link.closed()).await;
         }
     }
 }

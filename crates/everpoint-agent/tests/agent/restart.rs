@@ -1,8 +1,8 @@
 //! Servers and agents that go away and come back.
 
-use everpoint_agent::{DiskStateWord, Stopped};
+use everpoint_agent::{DetachError, DiskStateWord, Stopped};
 
-use crate::fake_server::Manner;
+use crate::fake_server::{FakeServer, Manner};
 use crate::workshop::{MIB, PATIENCE, Random, Workshop, disk, disk_id, in_time, start};
 
 const LEN: u64 = 8 * MIB;
@@ -41,7 +41,7 @@ async fn after_a_broken_link_the_same_generation_goes_on() {
         load(&shop, round, 30).await;
         shop.server.restart(false);
         load(&shop, 100 + round, 30).await;
-        let back = |server: &crate::fake_server::FakeServer| round + 2 <= server.hello_count();
+        let back = |server: &FakeServer| round + 2 <= server.hello_count();
         in_time(shop.server.wait(back)).await;
     }
     check(&shop, &agent, &file).await;
@@ -63,14 +63,13 @@ async fn a_server_that_lost_what_it_cached_is_brought_level_again() {
     load(&shop, 2, 30).await;
     // Cached, so the agent does not hold it any more.
     let seq = agent.status().seq;
-    let cached = |server: &crate::fake_server::FakeServer| {
-        server.disk(disk_id(1), |store| store.highest_seq.0) >= Some(seq)
-    };
+    let cached =
+        |server: &FakeServer| server.disk(disk_id(1), |store| store.highest_seq.0) >= Some(seq);
     in_time(shop.server.wait(cached)).await;
     shop.server.restart(true);
     shop.server.behave(|manner| manner.holds_commits = false);
     load(&shop, 3, 10).await;
-    let begun = |server: &crate::fake_server::FakeServer| {
+    let begun = |server: &FakeServer| {
         let generations = server.disk(disk_id(1), |store| {
             let mut seen: Vec<_> = store.blocks.iter().map(|b| b.header().generation).collect();
             seen.dedup();
@@ -83,6 +82,62 @@ async fn a_server_that_lost_what_it_cached_is_brought_level_again() {
     let status = agent.status();
     assert_eq!(status.disks[0].resync_count, 2);
     assert_eq!(status.disks[0].resync_reason, "position-unknown");
+    agent.kill().await;
+}
+
+/// Makes the server lose what it cached and commit from then on, once it has what `is_cached` says and
+/// the agent has learned that and holds it no more.
+async fn lose_cached(
+    shop: &Workshop,
+    agent: &everpoint_agent::Agent,
+    is_cached: impl Fn(&FakeServer) -> bool,
+) {
+    in_time(shop.server.wait(is_cached)).await;
+    let let_go = async {
+        while agent.status().queue_bytes != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(let_go).await;
+    shop.server.restart(true);
+    shop.server.behave(|manner| manner.holds_commits = false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_a_server_lost_is_not_called_committed() {
+    let shop = Workshop::new(Manner::default());
+    let file = shop.file("a", LEN);
+    let agent = shop.start(vec![disk(1, &file)]).await;
+    in_time(agent.wait_protected()).await;
+    shop.server.behave(|manner| manner.holds_commits = true);
+    let marks = |server: &FakeServer| server.disk(disk_id(1), |store| store.bookmarks().len());
+    let lose = lose_cached(&shop, &agent, |server| marks(server) == Some(1));
+    let created = agent.create_point("under", 2 * PATIENCE);
+    let (created, ()) = in_time(async { tokio::join!(created, lose) }).await;
+    let created = created.expect("protected");
+    assert!(!created.committed && created.lost, "{created:?}");
+
+    check(&shop, &agent, &file).await;
+    assert_eq!(marks(&shop.server), Some(1), "only the one of the check");
+    agent.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_of_a_disk_that_a_server_lost_is_not_called_committed() {
+    let shop = Workshop::new(Manner::default());
+    let file = shop.file("a", LEN);
+    let agent = shop.start(vec![disk(1, &file)]).await;
+    in_time(agent.wait_protected()).await;
+    shop.server.behave(|manner| manner.holds_commits = true);
+    let ended = |server: &FakeServer| server.disk(disk_id(1), |store| store.ended);
+    let lose = lose_cached(&shop, &agent, |server| ended(server) == Some(true));
+    let (detached, ()) =
+        in_time(async { tokio::join!(agent.detach(disk_id(1), true), lose) }).await;
+    assert!(
+        matches!(detached, Err(DetachError::EndNotCommitted { .. })),
+        "{detached:?}"
+    );
+    assert_eq!(ended(&shop.server), Some(false));
     agent.kill().await;
 }
 
