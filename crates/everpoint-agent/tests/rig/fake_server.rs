@@ -214,12 +214,12 @@ async fn session(shared: Arc<Shared>, link: Link) {
         link.closed().await;
         return;
     }
-    let answer = {
+    let (session, answer) = {
         let mut state = shared.state();
         state.hello_count += 1;
         state.links.push(link.clone());
         let highest = state.disks.values().map(|store| store.highest_seq).max();
-        HelloAnswer {
+        let answer = HelloAnswer {
             protocol: PROTOCOL,
             vault: state.vault,
             journal: JournalId {
@@ -229,18 +229,20 @@ async fn session(shared: Arc<Shared>, link: Link) {
             highest_seq: highest.unwrap_or(Seq::ZERO),
             clock: WallTime(hello.clock.0 + 5_000_000),
             disks: Vec::new(),
-        }
+        };
+        (state.hello_count, answer)
     };
     shared.events.send_modify(|count| *count += 1);
     control.say(&ToAgent::HelloAnswer(answer)).await;
     link.allow_streams(hello.disk_count + 1);
     let mut disks = JoinSet::new();
     while let Ok((send, recv)) = link.accept_stream().await {
-        disks.spawn(disk_stream(Arc::clone(&shared), Stream { send, recv }));
+        let stream = Stream { send, recv };
+        disks.spawn(disk_stream(Arc::clone(&shared), session, stream));
     }
 }
 
-async fn disk_stream(shared: Arc<Shared>, mut stream: Stream) {
+async fn disk_stream(shared: Arc<Shared>, session: u64, mut stream: Stream) {
     let Some(Incoming::Message(ToServer::OpenDisk { disk })) = stream.next().await else {
         return;
     };
@@ -283,7 +285,7 @@ async fn disk_stream(shared: Arc<Shared>, mut stream: Stream) {
             }
         };
         let answer = match incoming {
-            Some(Incoming::Block(bytes)) => take(&shared, disk, bytes),
+            Some(Incoming::Block(bytes)) => take(&shared, session, disk, bytes),
             Some(Incoming::Message(ToServer::Compare(compare))) => {
                 let state = shared.state();
                 let differs = state.disks[&disk].differing(&compare);
@@ -302,12 +304,16 @@ async fn disk_stream(shared: Arc<Shared>, mut stream: Stream) {
     }
 }
 
-/// Takes a block as the real server would: every answer carries the marks.
-fn take(shared: &Shared, disk: DiskId, bytes: Bytes) -> Option<ToAgent> {
+/// Takes a block as the real server would: every answer carries the marks, and only the newest session
+/// counts. What an agent that was killed had sent may still be arriving in an older one.
+fn take(shared: &Shared, session: u64, disk: DiskId, bytes: Bytes) -> Option<ToAgent> {
     let keeps = !shared.manner().keeps_nothing;
     let block = ChangeBlock::decode(bytes).expect("a correct agent sends sound blocks");
     let verdict = {
         let mut state = shared.state();
+        if state.hello_count != session {
+            return None;
+        }
         let store = state.disks.get_mut(&disk).expect("opened");
         store.take(block, keeps)
     };
