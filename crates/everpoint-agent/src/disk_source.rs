@@ -7,7 +7,7 @@
 
 mod file;
 mod nbd;
-mod nbd_core;
+mod peer;
 
 use std::io;
 use std::path::PathBuf;

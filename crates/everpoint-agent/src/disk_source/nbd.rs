@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::nbd_core::{Epoch, Gone, Ledger, runs};
+use super::peer::{Epoch, Gone, Ledger, runs};
 use super::{
     DiskSource, SourceError, SourceFacts, SourceIdentity, SourceOpenError, ZeroMode, check_size,
 };
