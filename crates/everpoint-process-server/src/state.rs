@@ -20,8 +20,9 @@ use rustix::fs::{FlockOperation, flock};
 
 const HEAD: &str = "everpoint-server 1";
 const NAME: &str = "server";
-/// Journals of which one may be open; sealed ones are dropped at the next start.
-const JOURNALS_MAX: usize = 10_000;
+/// Journals of which one may be open; sealed ones are dropped at the next start. A start that fails
+/// behind its note leaves one, and a service manager may try each second: this is 11 days of it.
+const JOURNALS_MAX: usize = 1_000_000;
 
 /// See the module. Holds the directory's lock.
 #[derive(Debug)]
@@ -199,6 +200,18 @@ mod tests {
         drop(state);
         let state = ServerState::open(dir.path(), Some(FRESH), FRESH).expect("again");
         assert_eq!(state.journals, [journal(4)]);
+    }
+
+    #[test]
+    fn many_starts_that_failed_do_not_keep_the_next_from_starting() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let notes: String = (1..=50_000)
+            .map(|level| format!("journal {}\n", journal(level)))
+            .collect();
+        let text = format!("{HEAD}\nserver {FRESH}\n{notes}");
+        std::fs::write(dir.path().join(NAME), text).expect("written");
+        let state = ServerState::open(dir.path(), None, FRESH).expect("opened");
+        assert_eq!(state.journals.len(), 50_000);
     }
 
     #[test]

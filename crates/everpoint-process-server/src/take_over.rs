@@ -86,19 +86,27 @@ async fn rotate_above(
 }
 
 /// The journals in which `server` wrote and that are not sealed. One that never wrote has no object
-/// and no writer's name: an operator names it.
+/// and no writer's name, and one of which nothing can be read tells none: an operator names it.
 async fn open_journals(shared: &Shared, server: ServerId) -> Result<Vec<JournalId>, TakeOverError> {
     let (vault, id) = (&shared.vault, shared.header.vault);
     let mut open = Vec::new();
     for journal in list_journals(vault).await? {
-        let first = ObjectNo::ZERO.next();
-        let found = read_object(vault, id, journal, first).await?;
-        let theirs = matches!(&found, ObjectFound::Data(data, _) if data.header.server == server);
-        if !theirs {
-            continue;
-        }
         let listing = list_journal(vault, journal).await?;
         let last = gapless_run(&listing);
+        match writer(shared, journal, last).await? {
+            Some(writer) if writer == server => {}
+            Some(_) => continue,
+            None => {
+                if last != ObjectNo::ZERO {
+                    tracing::warn!(
+                        %journal,
+                        "nothing of this journal can be read, so nobody knows whose it is: if it is of \
+                         the server that is taken over, take it over by its name"
+                    );
+                }
+                continue;
+            }
+        }
         let tail = read_object(vault, id, journal, last).await?;
         if !listing.has_end && !matches!(tail, ObjectFound::Seal(_)) {
             open.push(journal);
@@ -108,4 +116,23 @@ async fn open_journals(shared: &Shared, server: ServerId) -> Result<Vec<JournalI
         return Err(TakeOverError::NoJournal { server });
     }
     Ok(open)
+}
+
+/// Who writes in a journal: each of its data objects says so, and the first may be damaged.
+async fn writer(
+    shared: &Shared,
+    journal: JournalId,
+    last: ObjectNo,
+) -> Result<Option<ServerId>, TakeOverError> {
+    for number in 1..=last.0 {
+        let number = ObjectNo(number);
+        match read_object(&shared.vault, shared.header.vault, journal, number).await? {
+            ObjectFound::Data(data, _) => return Ok(Some(data.header.server)),
+            ObjectFound::Damaged(damage) => {
+                tracing::warn!(%journal, object = %number, %damage, "an object is damaged");
+            }
+            ObjectFound::Seal(_) | ObjectFound::Missing => break,
+        }
+    }
+    Ok(None)
 }

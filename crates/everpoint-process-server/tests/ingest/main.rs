@@ -294,6 +294,49 @@ async fn an_agent_that_has_seen_a_higher_epoch_is_sent_away() {
     ));
 }
 
+/// Any object says who writes in a journal: one damaged object must not keep it out of a take-over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_whose_first_object_is_damaged_is_taken_over_all_the_same() {
+    let site = Site::new();
+    let first_server = site.start(site.server_config(1)).await;
+    let agent = Agent::connect(&site, &first_server).await;
+    let mut disk = agent.open(DISK).await;
+    for position in 1..=2 {
+        let block = match position {
+            1 => disk.first_block(),
+            _ => disk.block(vec![data(0, 8)]),
+        };
+        disk.send(&block).await;
+        disk.committed(position).await;
+    }
+    let journal = first_server.journal();
+    first_server.stop().await;
+    site.damage_first_object(journal);
+
+    let second_config = site.server_config(2);
+    let control = second_config.control_socket.clone();
+    let _second_server = site.start(second_config).await;
+    let order = pb::ControlRequest {
+        request: Some(pb::control_request::Request::TakeOver(pb::TakeOver {
+            server: Bytes::copy_from_slice(&ServerId([1; 16]).0),
+            journal: String::new(),
+        })),
+    };
+    let order = order.encode_to_vec();
+    let called = everpoint_transport::control::call(&control, &order, CONTROL_LEN_MAX);
+    let answer = soon("the take-over", called).await.expect("answered");
+    let answer = pb::ControlAnswer::decode(answer).expect("an answer").answer;
+    let Some(pb::control_answer::Answer::TakenOver(taken)) = answer else {
+        panic!("not taken over: {answer:?}");
+    };
+    let named: Vec<&str> = taken
+        .journals
+        .iter()
+        .map(|one| one.journal.as_str())
+        .collect();
+    assert_eq!(named, [journal.to_string()]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_taken_over_is_fenced_and_its_machines_lead_to_the_other() {
     let site = Site::new();

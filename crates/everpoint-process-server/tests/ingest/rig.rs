@@ -23,8 +23,8 @@ use everpoint_transport::{
     Validity,
 };
 use everpoint_units::{
-    BlockNo, DiskId, Extent, GenerationId, JournalId, Lba, Level, MachineId, Seq, ServerId,
-    WallTime,
+    BlockNo, DiskId, Extent, GenerationId, JournalId, Lba, Level, MachineId, ObjectNo, Seq,
+    ServerId, WallTime,
 };
 use everpoint_vault::history::{ObjectFound, Walked, list_journal, read_header, read_object, walk};
 use everpoint_vault::{OpenOptions, Vault, VaultConfig, VaultUrl};
@@ -194,6 +194,15 @@ impl Site {
         });
         let name = name::journal_object(journal, last.next());
         std::fs::write(self.vault_dir().join(name), object.pieces.concat()).expect("written");
+    }
+
+    /// The journal's first object rots, whole.
+    pub(crate) fn damage_first_object(&self, journal: JournalId) {
+        let path = self
+            .vault_dir()
+            .join(name::journal_object(journal, ObjectNo::ZERO.next()));
+        let len = std::fs::read(&path).expect("it is there").len();
+        std::fs::write(path, vec![0xa5; len]).expect("written");
     }
 
     /// The machine's history, from the vault alone.
