@@ -72,3 +72,50 @@ fn seed_1737_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// Here the oracle was wrong: a server left its journal for one that was taken over already, and what it
+/// had cached was still expected of it.
+#[test]
+fn seed_50009545_stays_mended() {
+    let plan = Plan {
+        seed: 50009545,
+        shape: Shape {
+            servers: 2,
+            machines: 1,
+            disks: 1,
+            sectors: 8,
+            healed_at: Moment(764000000),
+            think_us: 1000000,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(445),
+            store_us_max: 1000,
+            unknown_per_mille: 65,
+            late_per_mille: 0,
+            twice_per_mille: 0,
+            link_us_max: 100,
+            stall_per_mille: 0,
+            corrupt_per_million: 0,
+            local_error_per_mille: 0,
+            log_files: 8,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(530000000),
+                kind: FaultKind::TakeOver { by: 0, of: 1 },
+            },
+            Fault {
+                at: Moment(600000000),
+                kind: FaultKind::TakeOver { by: 1, of: 0 },
+            },
+            Fault {
+                at: Moment(700000000),
+                kind: FaultKind::DiskLost {
+                    server: 1,
+                    down: Duration::from_millis(1),
+                },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}

@@ -21,6 +21,8 @@ pub(crate) struct Oracle {
     machines: Vec<Truth>,
     /// Who opened each journal.
     opened: BTreeMap<JournalId, usize>,
+    /// What goes on after each journal that is sealed.
+    successors: BTreeMap<JournalId, JournalId>,
 }
 
 /// What is true of one machine.
@@ -71,10 +73,16 @@ impl Oracle {
         self.opened.insert(journal, server);
     }
 
-    /// A journal was sealed. By somebody else: then what its writer's log alone has is gone.
+    /// A journal was sealed. If what goes on in the end is somebody else's, then what its writer's log
+    /// alone has is gone: also where the writer itself sealed it, and its next one was taken over already.
     pub(crate) fn sealed(&mut self, journal: JournalId, successor: JournalId) {
+        self.successors.insert(journal, successor);
+        let mut end = successor;
+        while let Some(next) = self.successors.get(&end) {
+            end = *next;
+        }
         let writer = self.opened.get(&journal).copied();
-        if writer != self.opened.get(&successor).copied() {
+        if writer != self.opened.get(&end).copied() {
             self.forget_cached(|of| Some(of) == writer);
         }
     }
