@@ -350,6 +350,29 @@ fn a_disk_has_no_point_at_or_behind_its_end_and_may_join_again() {
 }
 
 #[test]
+fn a_disk_that_ended_joins_again_with_a_copy_that_builds_on_nothing() {
+    let mut stream = Stream::new(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let end = stream.block(4, vec![record(4, Change::DiskEnd)]);
+    stream.begin_generation(7);
+    let later = stream.block(30, Stream::first_records(21));
+    let objects = [[first], [end], [later]];
+    let joined = history(&[&objects[0], &objects[1], &objects[2]]);
+    let disk = &joined.disks()[&stream.disk];
+    assert_eq!(disk.lives, [life(1, Some(4)), life(21, None)]);
+    let spans = [span(3, 3), span(23, 30)];
+    assert_eq!(joined.windows(Some(stream.disk)), spans);
+
+    // The end's own number was given out for the second time: what lies there is the copy's to say.
+    stream.begin_generation(8);
+    let over = stream.block(30, Stream::first_records(4));
+    let joined = history(&[&objects[0], &objects[1], &[over]]);
+    let disk = &joined.disks()[&stream.disk];
+    assert_eq!(disk.lives, [life(1, None)]);
+    assert_eq!(joined.windows(Some(stream.disk)), [span(3, 3), span(6, 30)]);
+}
+
+#[test]
 fn a_disk_that_the_server_still_has_joins_again_with_a_generation_that_builds_on_it() {
     let (mut a, mut b) = (Stream::new(1), Stream::new(2));
     let first_a = a.block(3, Stream::first_records(1));
@@ -439,6 +462,29 @@ fn a_request_that_a_lost_order_cut_off_ends_where_it_is_known_to() {
         history.windows(None),
         [span(3, 6), span(9, 9), span(15, 20)]
     );
+    // What cut it off is no part of it.
+    let outside = NotAPoint::Outside {
+        seq: Seq(12),
+        before: Some(Seq(9)),
+        after: Some(Seq(15)),
+    };
+    assert_eq!(history.check_point(Some(a.disk), Seq(12)), Err(outside));
+}
+
+#[test]
+fn a_copy_that_is_committed_again_forgets_requests_that_reached_beyond_its_beginning() {
+    for begins in [4, 6] {
+        let mut disk = Stream::new(1);
+        let first = disk.block(3, Stream::first_records(1));
+        let cut = disk.block(8, (4..=8).map(part).collect());
+        disk.begin_generation(7);
+        let again = disk.block(10, Stream::first_records(begins));
+        let history = history(&[&[first], &[cut], &[again]]);
+        for seq in begins + 2..=10 {
+            let point = history.check_point(Some(disk.disk), Seq(seq));
+            assert_eq!(point, Ok(()), "{seq}, behind a copy from {begins}");
+        }
+    }
 }
 
 #[test]

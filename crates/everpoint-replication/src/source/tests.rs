@@ -301,6 +301,20 @@ fn a_block_that_is_refused_again_and_again_is_given_up() {
 }
 
 #[test]
+fn a_refusal_may_name_the_newest_block_and_none_that_was_never_sent() {
+    let (mut source, sent) = begun(3);
+    source.handle_refused(Some(sent[2]), false, NOW);
+    assert_eq!(drain(&mut source), [], "all that was sent is there");
+
+    let (mut source, _) = begun(1);
+    write(&mut source, 2);
+    let never_sent = source.place();
+    source.handle_refused(never_sent, false, NOW);
+    let fault = Fault::NeverSent;
+    assert_eq!(drain(&mut source), [Action::CloseLink { fault }]);
+}
+
+#[test]
 fn what_the_server_closed_the_link_for_is_not_sent_again() {
     let (mut source, sent) = begun(3);
     source.handle_watermarks(EPOCH, G1, BlockNo(1), BlockNo(1));
