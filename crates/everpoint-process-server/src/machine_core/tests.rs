@@ -112,6 +112,18 @@ fn a_refusal_names_what_is_held_and_a_duplicate_is_answered_with_marks() {
 }
 
 #[test]
+fn a_disk_is_reported_by_the_name_that_it_begins_with() {
+    let (mut core, session) = connected();
+    take(&mut core, session, &opening(OTHER_DISK, 8, None, 1));
+    let names: Vec<_> = core
+        .reports()
+        .map(|(id, report)| (id, report.name))
+        .collect();
+    let named = |id, name: &str| (id, name.to_owned());
+    assert_eq!(names, [named(DISK, ""), named(OTHER_DISK, "disk")]);
+}
+
+#[test]
 fn the_cut_is_the_least_of_the_disks_that_count() {
     let (mut core, session) = connected();
     let one = opening(DISK, 7, None, 1);
