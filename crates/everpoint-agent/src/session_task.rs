@@ -32,6 +32,8 @@ use crate::splitter::chain;
 use crate::state::{StateDir, StateError};
 
 /// How long an epoch that could not be remembered stands before the next attempt.
+/// Addresses of one server that are tried: a name that has more says nothing of use.
+const ADDRESSES_MAX: usize = 8;
 const REMEMBER_RETRY: Duration = Duration::from_secs(30);
 
 /// See the module.
@@ -292,18 +294,19 @@ impl SessionTask {
 }
 
 async fn connect(connector: &Connector, server: &ServerConfig) -> Result<Link, SessionError> {
-    let resolved = tokio::net::lookup_host(&server.address).await;
-    let first = match resolved {
-        Ok(mut addresses) => addresses.next().ok_or(None),
-        Err(error) => Err(Some(error)),
-    };
-    let first = first.map_err(|source| SessionError::Resolve {
+    let unresolved = |source| SessionError::Resolve {
         address: server.address.clone(),
         source,
-    })?;
+    };
+    let resolved = tokio::net::lookup_host(&server.address).await;
+    let resolved = resolved.map_err(|error| unresolved(Some(error)))?;
+    let addresses: Vec<_> = resolved.take(ADDRESSES_MAX).collect();
     let name = server.name.as_deref().or(server.host());
     let expected = ExpectedServer::named(name.unwrap_or_default())?;
-    Ok(connector.connect(first, &expected).await?)
+    match connector.connect_any(&addresses, &expected).await {
+        Some(link) => Ok(link?),
+        None => Err(unresolved(None)),
+    }
 }
 
 /// Reads certificate, key and CA.

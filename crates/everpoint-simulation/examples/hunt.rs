@@ -25,7 +25,7 @@ const USAGE: &str = "hunt [BUG…] [--brief | --seeds N] [--share N] [--record F
 hunt --marks [--brief] [--seeds N] [--record FILE]
 hunt --history [--seeds N]";
 /// Seeds in which every mark must be reached; in a brief run, those that are reached often.
-const MARK_SEEDS: u64 = 12_000;
+const MARK_SEEDS: u64 = 400_000;
 const MARK_SEEDS_BRIEF: u64 = 500;
 /// Seeds whose history is told.
 const HISTORY_SEEDS: u64 = 100;

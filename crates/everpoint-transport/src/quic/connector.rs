@@ -151,6 +151,30 @@ impl Connector {
         .unwrap_or(Err(ConnectError::TimedOut { address }))
     }
 
+    /// Connects to the first of `addresses` that answers as the `expected` server: a name may have several, and
+    /// this machine no way to some of them. Takes `handshake_timeout` for each at most.
+    ///
+    /// # Errors
+    ///
+    /// What the last one came to. `None` if there is no address.
+    pub async fn connect_any(
+        &self,
+        addresses: &[SocketAddr],
+        expected: &ExpectedServer,
+    ) -> Option<Result<Link, ConnectError>> {
+        let mut last = None;
+        for address in addresses {
+            match self.connect(*address, expected).await {
+                Ok(link) => return Some(Ok(link)),
+                Err(error) => {
+                    tracing::debug!(%error, "an address of a server does not do");
+                    last = Some(Err(error));
+                }
+            }
+        }
+        last
+    }
+
     /// Closes every link with `reason` and waits until the peers could hear of it.
     pub async fn shutdown(self, reason: CloseReason) {
         self.endpoint

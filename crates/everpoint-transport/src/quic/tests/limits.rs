@@ -224,6 +224,32 @@ async fn nobody_there_is_a_timeout() {
 }
 
 #[tokio::test]
+async fn of_several_addresses_the_first_that_answers_counts() {
+    let ca = ca();
+    let (mut listener, address) = listener(server(&ca));
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let away = nobody.local_addr().unwrap();
+    // Of another family than the connector's socket.
+    let unreachable = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], address.port()));
+    let mut config = client_config(agent(&ca));
+    config.tuning.handshake_timeout = Duration::from_secs(1);
+    let connector = Connector::bind(config, budget()).unwrap();
+    let expected = named();
+    let addresses = [unreachable, away, address];
+    let (link, accepted) = tokio::join!(
+        connector.connect_any(&addresses, &expected),
+        listener.accept()
+    );
+    let (_link, accepted) = (link.unwrap().unwrap(), accepted.unwrap());
+    assert_eq!(accepted.peer().identity, Identity::Agent(MACHINE));
+
+    let none_does = connector.connect_any(&[unreachable, away], &expected).await;
+    let error = none_does.unwrap().unwrap_err();
+    assert!(matches!(error, ConnectError::TimedOut { address } if address == away));
+    assert!(connector.connect_any(&[], &expected).await.is_none());
+}
+
+#[tokio::test]
 async fn the_server_opens_no_stream_before_the_agent_allows_one() {
     let rig = rig().await;
     let early = tokio::time::timeout(Duration::from_millis(50), rig.server.open_stream()).await;
