@@ -31,9 +31,9 @@ use crate::session_core::{
 use crate::splitter::chain;
 use crate::state::{StateDir, StateError};
 
-/// How long an epoch that could not be remembered stands before the next attempt.
 /// Addresses of one server that are tried: a name that has more says nothing of use.
 const ADDRESSES_MAX: usize = 8;
+/// How long an epoch that could not be remembered stands before the next attempt.
 const REMEMBER_RETRY: Duration = Duration::from_secs(30);
 
 /// See the module.

@@ -93,19 +93,8 @@ async fn open_journals(shared: &Shared, server: ServerId) -> Result<Vec<JournalI
     for journal in list_journals(vault).await? {
         let listing = list_journal(vault, journal).await?;
         let last = gapless_run(&listing);
-        match writer(shared, journal, last).await? {
-            Some(writer) if writer == server => {}
-            Some(_) => continue,
-            None => {
-                if last != ObjectNo::ZERO {
-                    tracing::warn!(
-                        %journal,
-                        "nothing of this journal can be read, so nobody knows whose it is: if it is of \
-                         the server that is taken over, take it over by its name"
-                    );
-                }
-                continue;
-            }
+        if writer(shared, journal, last).await? != Some(server) {
+            continue;
         }
         let tail = read_object(vault, id, journal, last).await?;
         if !listing.has_end && !matches!(tail, ObjectFound::Seal(_)) {
@@ -118,21 +107,28 @@ async fn open_journals(shared: &Shared, server: ServerId) -> Result<Vec<JournalI
     Ok(open)
 }
 
-/// Who writes in a journal: each of its data objects says so, and the first may be damaged.
+/// Who writes in a journal, if that can be known: each of its data objects says so, and the first may be
+/// damaged.
 async fn writer(
     shared: &Shared,
     journal: JournalId,
     last: ObjectNo,
 ) -> Result<Option<ServerId>, TakeOverError> {
-    for number in 1..=last.0 {
-        let number = ObjectNo(number);
+    let mut damaged = 0_u64;
+    for number in (1..=last.0).map(ObjectNo) {
         match read_object(&shared.vault, shared.header.vault, journal, number).await? {
             ObjectFound::Data(data, _) => return Ok(Some(data.header.server)),
-            ObjectFound::Damaged(damage) => {
-                tracing::warn!(%journal, object = %number, %damage, "an object is damaged");
-            }
+            ObjectFound::Damaged(_) => damaged += 1,
             ObjectFound::Seal(_) | ObjectFound::Missing => break,
         }
+    }
+    if 0 < damaged {
+        tracing::warn!(
+            %journal,
+            damaged,
+            "no object of this journal can be read, so nobody knows whose it is: if it is of the server \
+             that is taken over, take it over by its name"
+        );
     }
     Ok(None)
 }
