@@ -221,7 +221,11 @@ async fn admit(
     let handle = owned.map_err(|why| refusal(&why))?;
     let journal = shared.journal();
     if journal.level < hello.highest_epoch {
-        let text = format!("the agent has seen epoch {} already", hello.highest_epoch.0);
+        let text = format!(
+            "the agent has seen epoch {} already, and this server's is {}: the path to that one is \
+             damaged; restart this server until its epoch is as high",
+            hello.highest_epoch.0, journal.level.0
+        );
         return Err((RefusalReason::NotOwner, text));
     }
     let link = link.clone();

@@ -119,3 +119,74 @@ fn seed_50009545_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// not level, committed and restorable 240 s after everything was healed: agent 0 has no session
+#[test]
+fn seed_70384398_stays_mended() {
+    let plan = Plan {
+        seed: 70384398,
+        shape: Shape {
+            servers: 2,
+            machines: 2,
+            disks: 2,
+            sectors: 8,
+            healed_at: Moment(500000000),
+            think_us: 1000000,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(100),
+            store_us_max: 21947,
+            unknown_per_mille: 0,
+            late_per_mille: 0,
+            twice_per_mille: 0,
+            link_us_max: 100,
+            stall_per_mille: 0,
+            corrupt_per_million: 0,
+            local_error_per_mille: 0,
+            log_files: 8,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(50000000),
+                kind: FaultKind::StoreCut {
+                    server: 0,
+                    time: Duration::from_millis(542),
+                },
+            },
+            Fault {
+                at: Moment(70000000),
+                kind: FaultKind::TakeOver { by: 0, of: 1 },
+            },
+            Fault {
+                at: Moment(140000000),
+                kind: FaultKind::TakeOver { by: 1, of: 0 },
+            },
+            Fault {
+                at: Moment(170000000),
+                kind: FaultKind::StoreCut {
+                    server: 1,
+                    time: Duration::from_millis(657),
+                },
+            },
+            Fault {
+                at: Moment(300000000),
+                kind: FaultKind::DiskLost {
+                    server: 1,
+                    down: Duration::from_millis(154),
+                },
+            },
+            Fault {
+                at: Moment(400000000),
+                kind: FaultKind::StoreRot,
+            },
+            Fault {
+                at: Moment(400000000),
+                kind: FaultKind::DiskLost {
+                    server: 0,
+                    down: Duration::from_millis(108),
+                },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}

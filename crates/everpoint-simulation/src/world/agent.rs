@@ -26,7 +26,7 @@ use everpoint_capture::{
 use everpoint_format::record::Consistency;
 use everpoint_format::{Change, PackScratch};
 use everpoint_transport::CloseReason;
-use everpoint_units::{BlockNo, Extent, GenerationId, Moment, Seq};
+use everpoint_units::{BlockNo, Extent, GenerationId, Level, Moment, Seq};
 use everpoint_wire::ToAgent;
 
 use super::disk::{Disk, bytes_of};
@@ -173,6 +173,11 @@ impl Agent {
             bursts_until: Moment(0),
             contents,
         }
+    }
+
+    /// The highest epoch that it has seen, as its state directory has it (R12).
+    pub(crate) fn highest_epoch(&self) -> Level {
+        self.state.session.highest_epoch
     }
 }
 

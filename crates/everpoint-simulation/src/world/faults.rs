@@ -423,7 +423,9 @@ impl World<'_> {
     }
 
     /// An operator looks after machines whose owner never comes back: its disk was lost, and with it
-    /// what it knew of its journals. Where nothing was forgotten, nobody helps.
+    /// what it knew of its journals. And after those whose agent has seen a higher epoch than that of its
+    /// owner, because the edge to it rotted: a restart opens a higher journal. Where nothing was forgotten,
+    /// nobody helps.
     pub(super) fn help_after_heal(&mut self) {
         let now = self.schedule.now();
         if !self.conditions.forgotten {
@@ -444,6 +446,11 @@ impl World<'_> {
                 && let Some(journal) = self.open_journal(machine)
             {
                 self.take_over_lost_journal(journal);
+            }
+            if let Some(server) = self.outgrown_owner(machine) {
+                let restart = Duration::from_millis(100);
+                self.crash_server(server, restart, Loss::Nothing);
+                return;
             }
         }
     }

@@ -11,7 +11,7 @@ use everpoint_units::{DiskId, GenerationId, JournalId, SECTOR_LEN, Seq};
 
 use super::jobs::{request_of, walk_on};
 use super::oracle::{Content, index};
-use super::server::Owned;
+use super::server::{Owned, Server};
 use super::store::{Reply, Stored};
 use super::{World, disk_id, machine_id};
 
@@ -244,6 +244,19 @@ impl World<'_> {
             let known = life.and_then(|life| life.machines.get(&machine_id(machine)));
             known.is_some_and(|known| matches!(known.owned, Owned::Serves(_)))
         })
+    }
+
+    /// The server that owns a machine whose agent will not have it, for it has seen a higher epoch (R12).
+    pub(crate) fn outgrown_owner(&mut self, machine: usize) -> Option<usize> {
+        let journal = self.open_journal(machine)?;
+        if self.agents[machine].highest_epoch() <= journal.level {
+            return None;
+        }
+        let owns = |server: &Server| {
+            let life = server.life.as_ref();
+            life.is_some_and(|life| life.journal == Some(journal))
+        };
+        self.servers.iter().position(owns)
     }
 
     /// Why the healed world has not converged; `None` if it has.
