@@ -190,3 +190,50 @@ fn seed_70384398_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// server 0 said that disk 1 of machine 1 is cached through seq:20, and has it through seq:18
+#[test]
+fn seed_80022555_stays_mended() {
+    let plan = Plan {
+        seed: 80022555,
+        shape: Shape {
+            servers: 2,
+            machines: 2,
+            disks: 2,
+            sectors: 153,
+            healed_at: Moment(900000000),
+            think_us: 43028,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(300),
+            store_us_max: 12834,
+            unknown_per_mille: 0,
+            late_per_mille: 0,
+            twice_per_mille: 0,
+            link_us_max: 3044,
+            stall_per_mille: 0,
+            corrupt_per_million: 0,
+            local_error_per_mille: 0,
+            log_files: 8,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(250000000),
+                kind: FaultKind::ServerDiesAtDisk {
+                    server: 0,
+                    operations: 11,
+                    power: true,
+                },
+            },
+            Fault {
+                at: Moment(800000000),
+                kind: FaultKind::LogRot { server: 0 },
+            },
+            Fault {
+                at: Moment(800000000),
+                kind: FaultKind::LogRot { server: 0 },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}

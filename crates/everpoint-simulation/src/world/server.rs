@@ -5,7 +5,7 @@ mod commit;
 mod log;
 mod session;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub(crate) struct Server {
     /// The last of the log's files in which a boot found records: what is in these was read and synced, and
     /// may never pass for torn.
     read_through: Option<LogFileNo>,
+    /// The log's files in which a bit turned since a boot read them.
+    rotten: BTreeSet<FileName>,
     /// Its disk, and its memory of its journals, as they once were.
     remembered: Option<Picture>,
 }
@@ -171,6 +173,7 @@ impl Server {
             harmed: false,
             harmed_quietly: false,
             read_through: None,
+            rotten: BTreeSet::new(),
             remembered: None,
         }
     }
@@ -260,7 +263,8 @@ impl Server {
         self.lies = false;
     }
 
-    /// A bit of its log turns.
+    /// A bit of its log turns. One cannot pass for a write that was torn, in what a boot has read and put its
+    /// mark behind; of two in one file, the second may have taken the mark.
     pub(crate) fn rot(&mut self) -> bool {
         let Some(file) = self.disk.rot() else {
             return false;
@@ -268,12 +272,14 @@ impl Server {
         let was_read = |no| self.read_through.is_some_and(|through| no <= through);
         self.harmed = true;
         self.harmed_quietly |= !matches!(file, FileName::Log(no) if was_read(no));
+        self.harmed_quietly |= !self.rotten.insert(file);
         true
     }
 
     /// A boot read the log, up to this record.
     pub(super) fn was_read(&mut self, last: LogPosition) {
         self.read_through = Some(last.file_no());
+        self.rotten.clear();
     }
 
     /// Takes a picture of its disk, to come back to it.
@@ -295,6 +301,7 @@ impl Server {
             self.harmed = picture.harmed || self.lies;
             self.harmed_quietly = picture.harmed_quietly || self.lies;
             self.read_through = None;
+            self.rotten.clear();
             self.disk.set_faults(self.faults());
         }
     }
@@ -359,6 +366,7 @@ impl World<'_> {
                 node.harmed = false;
                 node.harmed_quietly = false;
                 node.read_through = None;
+                node.rotten.clear();
                 node.lies = false;
                 self.conditions.forgotten = true;
                 self.oracle.forget_cached(|of| of == server);
