@@ -237,3 +237,74 @@ fn seed_80022555_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// server 1 said that disk 0 of machine 0 is cached through seq:16, and has it through seq:13
+#[test]
+fn seed_90869568_stays_mended() {
+    let plan = Plan {
+        seed: 90869568,
+        shape: Shape {
+            servers: 2,
+            machines: 1,
+            disks: 3,
+            sectors: 29,
+            healed_at: Moment(1700000000),
+            think_us: 19698,
+            queue_bytes_max: 84992,
+            commit_interval: Duration::from_millis(149),
+            store_us_max: 106599,
+            unknown_per_mille: 0,
+            late_per_mille: 0,
+            twice_per_mille: 0,
+            link_us_max: 6537,
+            stall_per_mille: 0,
+            corrupt_per_million: 0,
+            local_error_per_mille: 3,
+            log_files: 8,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(5000000),
+                kind: FaultKind::Freeze {
+                    server: 0,
+                    time: Duration::from_millis(582),
+                },
+            },
+            Fault {
+                at: Moment(200000000),
+                kind: FaultKind::ServerRolledBack {
+                    server: 0,
+                    after: Duration::from_millis(581),
+                },
+            },
+            Fault {
+                at: Moment(471932441),
+                kind: FaultKind::ServerRolledBack {
+                    server: 1,
+                    after: Duration::from_millis(30),
+                },
+            },
+            Fault {
+                at: Moment(818000000),
+                kind: FaultKind::AgentStop {
+                    machine: 0,
+                    down: Duration::from_millis(464),
+                    touched: true,
+                },
+            },
+            Fault {
+                at: Moment(1100000000),
+                kind: FaultKind::Freeze {
+                    server: 0,
+                    time: Duration::from_millis(1310),
+                },
+            },
+            Fault {
+                at: Moment(1349000000),
+                kind: FaultKind::SyncError { server: 1 },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}

@@ -55,11 +55,18 @@ impl World<'_> {
             Message::Said(disk, said) if self.life(machine).phase.is_open(link) => {
                 let (_, index) = place_of(disk);
                 let core = &mut self.life(machine).disks[index].core;
+                let before = core.source().marks();
                 match said {
                     ToAgent::DiskState(state) => core.handle_opened(state, now),
                     said => core.handle_message(said, now),
                 }
-                self.note_cached(machine, link, index);
+                // Before the server has stated what it holds, and while a generation is given up because that was
+                // less than was said before, the marks are those of an earlier session.
+                let source = core.source();
+                let (linked, given_up) = (core.is_linked(), source.wants_generation());
+                if linked && (!given_up || source.marks() != before) {
+                    self.note_cached(machine, link, index);
+                }
                 self.drive(machine, index);
             }
             _ => (),
