@@ -40,6 +40,8 @@ use pieces::{Segment, differing, first_piece, segments, steps};
 const WINDOW_SECTORS: u64 = (64 << 20) / SECTOR_LEN;
 /// How much is compared in one question. Unit: sectors (1 MiB): 8 KiB of digests.
 const COMPARE_SECTORS: u64 = (1 << 20) / SECTOR_LEN;
+/// How much is locked at a time at the end. Unit: sectors (1 TiB): an extent counts them in 32 bits.
+const SETTLE_SECTORS: u64 = (1 << 40) / SECTOR_LEN;
 /// How much is read under the lock at a time. Unit: sectors (256 KiB): a guest's write to it waits
 /// for so long a read at most.
 const COPY_SECTORS: u64 = (256 << 10) / SECTOR_LEN;
@@ -70,6 +72,8 @@ pub struct ResyncCore {
     /// When the next read may begin, for the rate's sake.
     next_read: Moment,
     done: u64,
+    /// Up to here nothing is under way any more that was when it was looked at. Unit: sectors.
+    settled: u64,
 }
 
 /// What a resync is to do.
@@ -108,6 +112,9 @@ pub enum Need {
     Copy(Extent),
     /// One more answer to a question, for [`ResyncCore::handle_answer`].
     Answer,
+    /// Take the range lock (shared) and let it go: whatever write was under way there has its `Seq` by then.
+    /// Then [`ResyncCore::handle_settled`].
+    Settle(Extent),
     /// Queue [`Change::ResyncComplete`]; then the resync is over.
     Complete,
 }
@@ -164,6 +171,7 @@ impl ResyncCore {
             retry_at: Moment(0),
             next_read: Moment(0),
             done: 0,
+            settled: 0,
         }
     }
 
@@ -200,7 +208,7 @@ impl ResyncCore {
                     return Need::Allocation(self.window());
                 }
                 None if self.asked.is_empty() || planted!(CompleteTooEarly) => {
-                    return Need::Complete;
+                    return self.settle();
                 }
                 None => {
                     if !self.settle_oldest() {
@@ -209,6 +217,22 @@ impl ResyncCore {
                 }
             }
         }
+    }
+
+    /// What was looked at without the range lock (digests, holes) may have shown a write that was under way: with
+    /// no record of its own from this resync, the copy has it only from its `Seq` on. So the copy is complete
+    /// above that.
+    fn settle(&self) -> Need {
+        let end = self.plan.sectors.min(self.settled + SETTLE_SECTORS);
+        if self.settled < end {
+            return Need::Settle(pieces::extent(self.settled, end));
+        }
+        Need::Complete
+    }
+
+    /// No write is under way any more that was when the last [`Need::Settle`] was answered.
+    pub fn handle_settled(&mut self) {
+        self.settled = self.plan.sectors.min(self.settled + SETTLE_SECTORS);
     }
 
     /// The queue has the room that was wanted.

@@ -77,6 +77,11 @@ impl Resync {
                     let answer = self.answered.recv().await;
                     self.core.handle_answer(answer.ok_or(NotCurrent)?);
                 }
+                Need::Settle(extent) => {
+                    let gate = &disk.splitter.gate;
+                    drop(gate.acquire(extent, LockMode::Shared).await);
+                    self.core.handle_settled();
+                }
                 Need::Complete => return self.push(Change::ResyncComplete, None),
             }
         }

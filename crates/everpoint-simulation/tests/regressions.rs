@@ -308,3 +308,90 @@ fn seed_90869568_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// disk 0 of machine 1 at seq:4194308: sector 1 is restored as write 0, and was write 1000000039
+#[test]
+fn seed_100725718_stays_mended() {
+    let plan = Plan {
+        seed: 100725718,
+        shape: Shape {
+            servers: 1,
+            machines: 2,
+            disks: 1,
+            sectors: 26,
+            healed_at: Moment(2900000000),
+            think_us: 42986,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(100),
+            store_us_max: 64170,
+            unknown_per_mille: 0,
+            late_per_mille: 0,
+            twice_per_mille: 0,
+            link_us_max: 14811,
+            stall_per_mille: 0,
+            corrupt_per_million: 0,
+            local_error_per_mille: 0,
+            log_files: 8,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(277000000),
+                kind: FaultKind::ServerCrash {
+                    server: 0,
+                    down: Duration::from_millis(77),
+                },
+            },
+            Fault {
+                at: Moment(500000000),
+                kind: FaultKind::StoreOutage {
+                    time: Duration::from_millis(1422),
+                },
+            },
+            Fault {
+                at: Moment(600000000),
+                kind: FaultKind::ServerCrash {
+                    server: 0,
+                    down: Duration::from_millis(447),
+                },
+            },
+            Fault {
+                at: Moment(710000000),
+                kind: FaultKind::AgentCrash {
+                    machine: 1,
+                    down: Duration::from_millis(532),
+                },
+            },
+            Fault {
+                at: Moment(1549000000),
+                kind: FaultKind::AgentRolledBack {
+                    machine: 1,
+                    after: Duration::from_millis(1333),
+                    disks: false,
+                },
+            },
+            Fault {
+                at: Moment(2000000000),
+                kind: FaultKind::StoreOutage {
+                    time: Duration::from_millis(1170),
+                },
+            },
+            Fault {
+                at: Moment(2200000000),
+                kind: FaultKind::DiskLost {
+                    server: 0,
+                    down: Duration::from_millis(511),
+                },
+            },
+            Fault {
+                at: Moment(2340000000),
+                kind: FaultKind::AgentStop {
+                    machine: 0,
+                    down: Duration::from_millis(771),
+                    touched: true,
+                },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}

@@ -63,6 +63,40 @@ fn ask(resync: &mut ResyncCore) -> Question {
     question.expect("whole pieces")
 }
 
+/// Nothing is left to do but to let writes end that were under way, on the whole disk.
+fn completes(resync: &mut ResyncCore) {
+    let whole = extent(0, resync.plan.sectors);
+    assert_eq!(resync.need(NOW), Need::Settle(whole));
+    assert_eq!(resync.need(NOW), Need::Settle(whole));
+    resync.handle_settled();
+    assert_eq!(resync.need(NOW), Need::Complete);
+}
+
+/// Every part once, in extents that can be.
+#[test]
+fn a_large_disk_is_settled_part_by_part() {
+    let sectors = 5 * SETTLE_SECTORS / 2;
+    let mut resync = resync(sectors, false);
+    let mut settled = Vec::new();
+    loop {
+        match resync.need(NOW) {
+            Need::Allocation(window) => {
+                let (from, to) = (window.start().sector(), window.end().sector());
+                resync.handle_allocation(&[run(from, to, true)]);
+            }
+            Need::Settle(part) => {
+                settled.push(part);
+                resync.handle_settled();
+            }
+            need => break assert_eq!(need, Need::Complete),
+        }
+    }
+    let parts = [(0, 2), (2, 4), (4, 5)];
+    let half = SETTLE_SECTORS / 2;
+    let parts = parts.map(|(from, to)| extent(from * half, to * half));
+    assert_eq!(settled, parts);
+}
+
 #[test]
 fn a_first_copy_reads_under_the_lock_and_leaves_holes_out() {
     let mut resync = resync(MIB, false);
@@ -72,7 +106,7 @@ fn a_first_copy_reads_under_the_lock_and_leaves_holes_out() {
         let step = extent(from, to);
         assert_eq!(copy(&mut resync, step, 7), [Change::Data(step)]);
     }
-    assert_eq!(resync.need(NOW), Need::Complete);
+    completes(&mut resync);
     assert_eq!(resync.done(), MIB * SECTOR_LEN);
 }
 
@@ -82,7 +116,7 @@ fn what_holds_zeroes_is_nothing_in_a_first_copy() {
     resync.need(NOW);
     resync.handle_allocation(&[run(0, 512, false)]);
     assert_eq!(copy(&mut resync, extent(0, 512), 0), []);
-    assert_eq!(resync.need(NOW), Need::Complete);
+    completes(&mut resync);
 }
 
 #[test]
@@ -105,7 +139,7 @@ fn a_disk_is_walked_window_by_window() {
         assert_eq!(resync.need(NOW), Need::Allocation(extent(start, end)));
         resync.handle_allocation(&[run(start, end, true)]);
     }
-    assert_eq!(resync.need(NOW), Need::Complete);
+    completes(&mut resync);
 }
 
 #[test]
@@ -122,7 +156,7 @@ fn only_what_differs_is_copied() {
     resync.handle_answer(answer(0, &differs));
     let wanted = extent(9 * PIECE_SECTORS, 11 * PIECE_SECTORS);
     assert_eq!(copy(&mut resync, wanted, 0), [Change::Zero(wanted)]);
-    assert_eq!(resync.need(NOW), Need::Complete);
+    completes(&mut resync);
     assert_eq!(resync.done(), MIB * SECTOR_LEN);
 }
 
@@ -136,7 +170,7 @@ fn what_is_less_than_a_piece_is_copied_unasked() {
     assert_eq!(question, None);
     let whole = extent(0, 3);
     assert_eq!(copy(&mut resync, whole, 7), [Change::Data(whole)]);
-    assert_eq!(resync.need(NOW), Need::Complete);
+    completes(&mut resync);
 }
 
 #[test]
@@ -153,7 +187,7 @@ fn a_hole_is_looked_at_again_under_the_lock() {
     };
     let (queued, mut resync) = still(Some(&[run(0, 1_024, true)]));
     assert_eq!(queued, Some(Change::Zero(whole)));
-    assert_eq!(resync.need(NOW), Need::Complete);
+    completes(&mut resync);
     let written = [run(0, 8, true), run(8, 1_024, false)];
     for runs in [Some(&written[..]), Some(&[run(0, 512, true)]), None] {
         let (queued, mut resync) = still(runs);
@@ -162,7 +196,7 @@ fn a_hole_is_looked_at_again_under_the_lock() {
             let step = extent(from, to);
             assert_eq!(copy(&mut resync, step, 7), [Change::Data(step)]);
         }
-        assert_eq!(resync.need(NOW), Need::Complete);
+        completes(&mut resync);
         assert_eq!(resync.done(), 1_024 * SECTOR_LEN);
     }
 }
@@ -354,6 +388,7 @@ impl World {
             Need::Until(moment) => self.now = moment,
             Need::Room { .. } => self.resync.handle_room(),
             Need::Answer => self.server_answers(choice),
+            Need::Settle(_) => self.resync.handle_settled(),
             Need::Complete => return true,
             Need::Hole(extent) => {
                 let runs = self.allocation(extent);

@@ -21,6 +21,7 @@ pub(super) enum Waiting {
     },
     Copy(Extent),
     Hole(Extent),
+    Settle(Extent),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -88,7 +89,9 @@ impl World<'_> {
     pub(super) fn take_turn(&mut self, machine: usize, disk: usize, waiting: Waiting) {
         let (extent, mode) = match waiting {
             Waiting::Guest { extent, .. } => (extent, LockMode::Exclusive),
-            Waiting::Copy(extent) | Waiting::Hole(extent) => (extent, LockMode::Shared),
+            Waiting::Copy(extent) | Waiting::Hole(extent) | Waiting::Settle(extent) => {
+                (extent, LockMode::Shared)
+            }
         };
         let protected = &mut self.life(machine).disks[disk];
         let (ticket, granted) = protected.lock.acquire(extent, mode);
@@ -139,6 +142,7 @@ impl World<'_> {
                 self.copy(machine, disk, extent, &bytes.expect("it was read"));
             }
             Waiting::Hole(extent) => self.hole(machine, disk, extent),
+            Waiting::Settle(extent) => self.settled(machine, disk, extent),
         }
         let mut granted = Vec::new();
         let protected = &mut self.life(machine).disks[disk];

@@ -52,6 +52,10 @@ impl World<'_> {
                 protected.resync_busy = true;
                 self.take_turn(machine, disk, Waiting::Copy(extent));
             }
+            Need::Settle(extent) => {
+                protected.resync_busy = true;
+                self.take_turn(machine, disk, Waiting::Settle(extent));
+            }
             Need::Answer => (),
             Need::Complete => {
                 if self.push_own(machine, disk, Change::ResyncComplete, None) {
@@ -97,6 +101,16 @@ impl World<'_> {
             && !self.push_own(machine, disk, change, None)
         {
             self.life(machine).disks[disk].resync = None;
+        }
+        self.resync_again(machine, disk);
+    }
+
+    /// Whatever was under way there has ended.
+    pub(super) fn settled(&mut self, machine: usize, disk: usize, extent: Extent) {
+        let wanted = self.resync_wants(machine, disk, Need::Settle(extent));
+        let resync = self.life(machine).disks[disk].resync.as_mut();
+        if let Some(resync) = resync.filter(|_| wanted) {
+            resync.handle_settled();
         }
         self.resync_again(machine, disk);
     }
