@@ -59,7 +59,7 @@ marks! {
     TailDiscarded: Often, "a logged block leads nowhere: its place is settled without a commit";
     BlockLeftToLog: Often, "memory is full: a block is to be read again from the log";
     BlockReadAgain: Often, "a block is read again from the log";
-    DuplicateBlock: Often, "a block comes that is here already";
+    DuplicateBlock: Rarely, "a block comes that is here already";
     BlockBehindGap: Often, "a block is refused because one before it is missing";
     StaleGeneration: Often, "a block is refused because its generation is over";
     WrongBase: Rarely, "a generation is refused because it builds on something else";
