@@ -77,7 +77,7 @@ bugs! {
     WrongBaseAccepted: "a generation is taken that builds on something else", one(800);
     OvertakenTailCommitted: "a recovered tail is committed though it continues no path", one(400);
     TailNotCommitted: "a recovered tail is never committed", one(400);
-    BacklogOvertakes: "blocks in memory overtake those that are to be read again", one(8_000);
+    BacklogOvertakes: "blocks in memory overtake those that are to be read again", one(40_000);
     FreesInFlight: "the log is freed of what is on its way to the vault",
         two("a create that takes long or has no clear answer, then a crash", 16_000);
     CommittedOverGap: "an object counts as committed before those below it are stored", one(800);
