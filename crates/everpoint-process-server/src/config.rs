@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use everpoint_journal::commit::IN_FLIGHT_MAX;
 use everpoint_units::ServerId;
+use everpoint_vault::VaultConfig;
 use serde::Deserialize;
 
 /// The section `[process]` of a server's configuration file.
@@ -13,8 +14,11 @@ use serde::Deserialize;
 pub struct ProcessServerConfig {
     /// Where the server keeps its identity and the list of its journals. One server a directory.
     pub state_dir: PathBuf,
-    /// The vault: `file:///dir` or `memory://name`.
+    /// The vault: `file:///dir`, `az://container/prefix`, `s3://bucket/prefix` or `memory://name`.
     pub vault: String,
+    /// How the vault's store is reached: credentials, endpoints, time-outs.
+    #[serde(default)]
+    pub store: VaultConfig,
     /// Make the vault's directory and header when there are none. Default false: a vault that is not
     /// mounted must not be begun anew below its mount point.
     #[serde(default)]

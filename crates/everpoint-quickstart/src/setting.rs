@@ -12,7 +12,7 @@ use everpoint_process_server::{CommitConfig, LogConfig, ProcessServerConfig};
 use everpoint_transport::Validity;
 use everpoint_transport::pki::{CA_LIFETIME, CERTIFICATE_LIFETIME, Ca, Overwrite};
 use everpoint_units::{ByteLen, DiskId, MachineId, ServerId, WallTime};
-use everpoint_vault::VaultUrl;
+use everpoint_vault::{VaultConfig, VaultUrl};
 
 use crate::error::QuickstartError;
 use crate::folder::Folder;
@@ -110,6 +110,7 @@ impl Setting {
         ProcessServerConfig {
             state_dir: folder.path("server"),
             vault: self.vault.to_string(),
+            store: VaultConfig::default(),
             create_vault: true,
             listen: self.listen,
             control_socket: folder.socket("server"),

@@ -115,9 +115,15 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Whether another attempt could end otherwise.
+    /// Whether another attempt could soon end otherwise. What only a person mends (a credential, a container)
+    /// is told at once; who cannot do without the answer asks again in its own time.
     pub(crate) fn may_heal(&self) -> bool {
-        matches!(self, Self::NotDone(_) | Self::Unknown(_))
+        match self {
+            Self::NotDone(cause) | Self::Unknown(cause) => {
+                !matches!(cause, Cause::Denied { .. } | Cause::NoContainer { .. })
+            }
+            _ => false,
+        }
     }
 
     /// The cause of a fault that is no answer of its own for the request at hand.
@@ -152,7 +158,18 @@ impl Fault {
     }
 }
 
+/// What a read of a whole object is given time for.
+const WHOLE_LEN: ByteLen = ByteLen(64 << 20);
+
 impl Part {
+    /// How many bytes a read of it may move.
+    pub(crate) fn moves(self) -> ByteLen {
+        match self {
+            Self::Whole => WHOLE_LEN,
+            Self::Range { len, .. } | Self::Suffix { len } => len,
+        }
+    }
+
     /// Where this part of an object of `object_len` bytes begins and how long it is.
     pub(crate) fn within(
         self,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use everpoint_units::ByteLen;
 
+use crate::cloud::{AzureAccess, S3Access};
+
 /// Limits of one open vault. Every field is tunable: nothing of it is stored with the data.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,8 +22,13 @@ pub struct VaultConfig {
     /// Most objects in one page of a listing; 1 to 100,000. The default is Azure's (REST reference, "List
     /// Blobs": `maxresults` at most 5,000).
     pub list_page_count_max: usize,
+    /// How `az://` vaults are reached.
+    pub azure: AzureAccess,
+    /// How `s3://` vaults are reached.
+    pub s3: S3Access,
     /// Seed of the back-off's jitter; drawn anew at each open when absent. For simulations that must run
     /// twice alike.
+    #[serde(skip)]
     pub jitter_seed: Option<u64>,
 }
 
@@ -36,8 +43,12 @@ pub struct RetryConfig {
     pub delay_ms_first: u64,
     /// Longest pause; at most 600,000. Unit: milliseconds.
     pub delay_ms_max: u64,
-    /// Longest wait for one attempt, after which its outcome is unknown; 1 to 3,600,000. Unit: milliseconds.
+    /// Longest wait for one attempt, after which its outcome is unknown; 1 to 3,600,000. An attempt that moves
+    /// bytes waits longer, see `slow_link_bytes_per_s`. Unit: milliseconds.
     pub attempt_ms_max: u64,
+    /// The slowest link that a large object has to pass: its bytes at this rate are added to the wait for one
+    /// attempt, and to that for all. At least 1,024. Unit: bytes a second.
+    pub slow_link_bytes_per_s: u64,
     /// Longest wait for all attempts together; at most 86,400,000. Unit: milliseconds.
     pub deadline_ms_max: u64,
 }
@@ -98,6 +109,8 @@ impl Default for VaultConfig {
             blocking_threads_max: 8,
             object_len_max: 256 << 20,
             list_page_count_max: 5_000,
+            azure: AzureAccess::default(),
+            s3: S3Access::default(),
             jitter_seed: None,
         }
     }
@@ -111,6 +124,7 @@ impl Default for RetryConfig {
             delay_ms_max: 5_000,
             attempt_ms_max: 30_000,
             deadline_ms_max: 60_000,
+            slow_link_bytes_per_s: 1 << 20,
         }
     }
 }
@@ -153,6 +167,12 @@ impl VaultConfig {
                 1,
                 86_400_000,
             ),
+            (
+                "retry.slow_link_bytes_per_s",
+                retry.slow_link_bytes_per_s,
+                1_024,
+                u64::MAX,
+            ),
         ] {
             if !(min..=max).contains(&value) {
                 return Err(ConfigError {
@@ -178,6 +198,11 @@ impl VaultConfig {
 impl RetryConfig {
     pub(crate) fn attempt_max(&self) -> Duration {
         Duration::from_millis(self.attempt_ms_max)
+    }
+
+    /// How much longer an attempt may take that moves so many bytes.
+    pub(crate) fn time_of(&self, len: ByteLen) -> Duration {
+        Duration::from_millis(len.0.saturating_mul(1_000) / self.slow_link_bytes_per_s.max(1))
     }
 
     pub(crate) fn deadline_max(&self) -> Duration {

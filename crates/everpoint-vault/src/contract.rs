@@ -1,7 +1,7 @@
 //! What every vault must do, whatever store it lies on.
 //!
-//! Memory and file run this in every test run, plain and with faults that heal; Azurite and S3 when they are built
-//! in. A behaviour that callers rely on and that is not checked here does not exist. What a directory must do
+//! Memory and file run this in every test run, plain and with faults that heal; so do Azure and S3, on servers that
+//! stand in for them. A behaviour that callers rely on and that is not checked here does not exist. What a directory must do
 //! beyond it (syncs, roots that move, crashes) is tested beside the file backend.
 
 use std::collections::BTreeSet;

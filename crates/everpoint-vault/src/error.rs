@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use everpoint_units::{ByteLen, ByteOffset};
 
+use crate::cloud::AccessError;
 use crate::config::ConfigError;
 use crate::name::{ObjectName, ObjectPrefix};
 
@@ -36,6 +37,19 @@ pub enum Cause {
     /// The object store refused.
     #[error("the object store refused")]
     Store {
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The object store does not let this credential do that.
+    #[error(
+        "the object store refuses the credential: it has to read, list and create there; look at its key, its \
+         role, the end of its SAS, and this machine's clock"
+    )]
+    Denied {
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no such container or bucket.
+    #[error("the container or bucket does not exist: create it, or look at account and endpoint")]
+    NoContainer {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The medium could not give an object's bytes back.
@@ -82,9 +96,9 @@ pub struct SyncFailure {
 /// Why a vault was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The scheme is known, this build has no client for it.
-    #[error("{scheme}:// vaults are not built in yet: use file:///dir")]
-    NotBuiltIn { scheme: &'static str },
+    /// The store's client cannot be made of what is configured.
+    #[error("the vault's store cannot be reached as it is configured")]
+    Access(#[from] AccessError),
     /// A setting is outside its bounds.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -252,10 +266,22 @@ impl SyncFailure {
 }
 
 impl OpenError {
+    /// Whether the store refuses the credential.
+    pub fn is_denied(&self) -> bool {
+        let cause = match self {
+            Self::Unavailable { source } => source,
+            Self::ProbeFailed {
+                source: CreateError::Unavailable { source, .. },
+            } => source,
+            _ => return false,
+        };
+        matches!(cause, Cause::Denied { .. })
+    }
+
     /// What the caller does next.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NotBuiltIn { .. }
+            Self::Access(_)
             | Self::Config(_)
             | Self::Missing { .. }
             | Self::NotADirectory { .. }

@@ -20,12 +20,12 @@
 //!
 //! # Stores
 //!
-//! `file:///dir` and `memory://name` are built in; `az://` and `s3://` parse, and [`Vault::open`] says
-//! that they are not. All pass the same [`contract`], also with faults injected ([`faulty`]).
+//! `file:///dir`, `memory://name`, `az://container/prefix` and `s3://bucket/prefix`. All pass the same
+//! [`contract`], also with faults injected ([`faulty`]).
 //!
 //! # Why `file://` has a backend of its own
 //!
-//! `memory://` runs on the `object_store` crate, as Azure and S3 will. `object_store` 0.14.2's
+//! `memory://`, Azure and S3 run on the `object_store` crate. `object_store` 0.14.2's
 //! `LocalFileSystem::with_fsync(true)` (its `local.rs`) was read for `file://` and falls short of what a
 //! vault needs in these points:
 //!
@@ -43,6 +43,7 @@
 
 mod backend;
 mod blocking;
+mod cloud;
 mod config;
 pub mod contract;
 mod error;
@@ -57,6 +58,7 @@ mod store;
 mod url;
 mod vault;
 
+pub use cloud::{AccessError, AzureAccess, S3Access};
 pub use config::{ConfigError, OpenOptions, RetryConfig, VaultConfig};
 pub use error::{
     Cause, CreateError, ListError, OpenError, ProbeFinding, ReadError, Remedy, SettleError,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use everpoint_units::ByteLen;
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
@@ -13,14 +14,19 @@ use crate::config::RetryConfig;
 pub(crate) struct Schedule<'a> {
     config: &'a RetryConfig,
     deadline: Instant,
+    /// How much longer than others an attempt may take, by the bytes that it moves.
+    moves: Duration,
     attempts: u32,
 }
 
 impl<'a> Schedule<'a> {
-    pub(crate) fn new(config: &'a RetryConfig) -> Self {
+    /// For a request that moves at most `len`.
+    pub(crate) fn new(config: &'a RetryConfig, len: ByteLen) -> Self {
+        let moves = config.time_of(len);
         Self {
             config,
-            deadline: Instant::now() + config.deadline_max(),
+            deadline: Instant::now() + config.deadline_max() + moves,
+            moves,
             attempts: 0,
         }
     }
@@ -37,7 +43,7 @@ impl<'a> Schedule<'a> {
     /// How long one call to the store may take from now on.
     pub(crate) fn call_max(&self) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        left.min(self.config.attempt_max())
+        left.min(self.config.attempt_max() + self.moves)
     }
 
     /// The pause before the next attempt, or `None` when it is time to give up.
@@ -71,7 +77,7 @@ mod tests {
             ..RetryConfig::default()
         };
         let mut jitter = SmallRng::seed_from_u64(7);
-        let mut schedule = Schedule::new(&config);
+        let mut schedule = Schedule::new(&config, ByteLen(0));
         for longest in [100, 200, 400, 400, 400] {
             schedule.begin();
             let pause = schedule.pause(&mut jitter).unwrap();
@@ -94,7 +100,7 @@ mod tests {
             ..RetryConfig::default()
         };
         let mut jitter = SmallRng::seed_from_u64(7);
-        let mut schedule = Schedule::new(&config);
+        let mut schedule = Schedule::new(&config, ByteLen(0));
         schedule.begin();
         assert_eq!(schedule.call_max(), Duration::from_millis(700));
         assert!(schedule.pause(&mut jitter).is_some());
@@ -107,7 +113,7 @@ mod tests {
     fn jitter_spreads_the_pauses() {
         let config = RetryConfig::default();
         let mut jitter = SmallRng::seed_from_u64(7);
-        let mut schedule = Schedule::new(&config);
+        let mut schedule = Schedule::new(&config, ByteLen(0));
         (0..7).for_each(|_| schedule.begin());
         let pauses: std::collections::BTreeSet<_> =
             (0..50).map(|_| schedule.pause(&mut jitter)).collect();

@@ -1,4 +1,4 @@
-//! The backend on the `object_store` crate: `memory://` today, Azure and S3 behind the same code later.
+//! The backend on the `object_store` crate: `memory://`, Azure and S3.
 //!
 //! Durability is the store's: what it has acknowledged it keeps, so comparing needs no sync and settling
 //! has nothing to do.
@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use everpoint_units::ByteLen;
@@ -38,12 +39,37 @@ impl StoreBackend {
         }
     }
 
+    /// A store in the cloud. One question proves that it is there and lets this credential in: a container
+    /// that is missing is no empty vault.
+    pub(crate) async fn cloud(
+        store: Arc<dyn ObjectStore>,
+        answer_max: Duration,
+    ) -> Result<Self, Fault> {
+        let backend = Self { store };
+        let first = async { backend.store.list(Some(&path("v1"))).try_next().await };
+        match tokio::time::timeout(answer_max, first).await {
+            Ok(Ok(_)) => Ok(backend),
+            Ok(Err(error)) => Err(refused(error)),
+            Err(_) => Err(Fault::Unknown(Cause::TimedOut { after: answer_max })),
+        }
+    }
+
     async fn len(&self, name: &ObjectName) -> Result<Option<ByteLen>, Fault> {
         match self.store.head(&path(name.as_str())).await {
             Ok(meta) => Ok(Some(ByteLen(meta.size))),
-            Err(Error::NotFound { .. }) => Ok(None),
+            Err(Error::NotFound { .. }) => self.absent(name).await.map(|()| None),
             Err(error) => Err(refused(error)),
         }
+    }
+
+    /// Makes sure that it is the object that is not there, and not its container: in one that is gone, or is
+    /// asked for in the wrong place, nothing is absent. The answer about a name has no words for the
+    /// difference; a listing has.
+    async fn absent(&self, name: &ObjectName) -> Result<(), Fault> {
+        let below = path(name.as_str());
+        let mut listing = self.store.list(Some(&below));
+        listing.try_next().await.map_err(refused)?;
+        Ok(())
     }
 
     /// The bytes of a range that lies inside the object; an empty one costs no request.
@@ -57,7 +83,7 @@ impl StoreBackend {
         }
         match self.store.get_range(&path(name.as_str()), range).await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::NotFound { .. }) => Ok(None),
+            Err(Error::NotFound { .. }) => self.absent(name).await.map(|()| None),
             Err(error) => Err(refused(error)),
         }
     }
@@ -75,6 +101,12 @@ impl Backend for StoreBackend {
             {
                 Ok(_) => Ok(Landed::New),
                 Err(Error::AlreadyExists { .. }) => Ok(Landed::Exists),
+                // A credential that may create and not overwrite is told that it is not allowed, where others
+                // are told that the name is taken (Azure: `UnauthorizedBlobOverwrite`).
+                Err(error @ Error::PermissionDenied { .. }) => match self.len(name).await? {
+                    Some(_) => Ok(Landed::Exists),
+                    None => Err(refused(error)),
+                },
                 Err(error) => Err(refused(error)),
             }
         }
@@ -99,7 +131,7 @@ impl Backend for StoreBackend {
             };
             let same = payload
                 .equals(&bytes[..])
-                .expect("memory does not fail to read");
+                .expect("bytes at hand do not fail to be read");
             Ok(if same {
                 Comparison::Same
             } else {
@@ -202,9 +234,32 @@ fn path(name: &str) -> Path {
     Path::from(name)
 }
 
-/// `object_store` does not say whether a request that failed took effect, so it may have.
+/// `object_store` does not say whether a request that failed took effect, so it may have; but what was not
+/// let in had none.
 fn refused(error: Error) -> Fault {
-    Fault::Unknown(Cause::Store {
-        source: Box::new(error),
-    })
+    let status = match &error {
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Some(403),
+        Error::NotFound { .. } => Some(404),
+        _ => status_of(&error),
+    };
+    // A service that hands out tokens may not be found for a moment, too.
+    let of_store = |error: &Error| {
+        matches!(error, Error::NotFound { .. })
+            || error.to_string().contains("Error performing list request")
+    };
+    let missing = status == Some(404) && of_store(&error);
+    let source = Box::new(error);
+    match status {
+        Some(401 | 403) => Fault::NotDone(Cause::Denied { source }),
+        _ if missing => Fault::NotDone(Cause::NoContainer { source }),
+        _ => Fault::Unknown(Cause::Store { source }),
+    }
+}
+
+/// The status of HTTP in an error that has no kind of its own, as those of listings have none: the crate keeps the
+/// type that holds it to itself and says it in words. The tests against Azurite hold it to them.
+fn status_of(error: &Error) -> Option<u16> {
+    let said = error.to_string();
+    let (_, status) = said.split_once("non-2xx status code: ")?;
+    status.get(..3)?.parse().ok()
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use everpoint_units::{ByteLen, ByteOffset};
 use futures::FutureExt as _;
+use object_store::ObjectStore;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::time::{Instant, timeout};
@@ -111,8 +112,12 @@ impl Vault {
                 Arc::new(FileBackend::open(directory, config, options).await?)
             }
             Place::Memory(name) => Arc::new(StoreBackend::memory(name)),
-            Place::Azure { .. } => return Err(OpenError::NotBuiltIn { scheme: "az" }),
-            Place::S3 { .. } => return Err(OpenError::NotBuiltIn { scheme: "s3" }),
+            Place::Azure { container, prefix } => {
+                Arc::new(reached(config, config.azure.store(container, prefix)?).await?)
+            }
+            Place::S3 { bucket, prefix } => {
+                Arc::new(reached(config, config.s3.store(bucket, prefix)?).await?)
+            }
         };
         let vault = Self::over(backend, url, config);
         if options.probe {
@@ -176,7 +181,7 @@ impl Vault {
                 max,
             });
         }
-        let mut schedule = Schedule::new(&self.config().retry);
+        let mut schedule = Schedule::new(&self.config().retry, payload.len());
         let mut was_unknown = false;
         loop {
             schedule.begin();
@@ -286,7 +291,9 @@ impl Vault {
     /// As [`ReadError`] says.
     pub async fn head(&self, name: &ObjectName) -> Result<Option<ByteLen>, ReadError> {
         let backend = &self.shared.backend;
-        let outcome = self.repeat("head", presence, || backend.head(name)).await;
+        let outcome = self
+            .repeat("head", ByteLen(0), presence, || backend.head(name))
+            .await;
         outcome.map_err(|gave_up| gave_up.into_read(name, Part::Whole, self.config()))
     }
 
@@ -298,7 +305,9 @@ impl Vault {
     ) -> Result<Option<crate::backend::Found>, ReadError> {
         let backend = &self.shared.backend;
         let len_max = self.config().object_len_max();
-        let outcome = self.repeat(kind, presence, || backend.read(name, part, len_max));
+        let outcome = self.repeat(kind, part.moves(), presence, || {
+            backend.read(name, part, len_max)
+        });
         let outcome = outcome.await;
         outcome.map_err(|gave_up| gave_up.into_read(name, part, self.config()))
     }
@@ -325,7 +334,12 @@ impl Vault {
         count_max: NonZeroUsize,
     ) -> Result<Page, ListError> {
         let backend = &self.shared.backend;
-        let outcome = self.repeat("list", |_| "ok", || backend.list(prefix, after, count_max));
+        let outcome = self.repeat(
+            "list",
+            ByteLen(0),
+            |_| "ok",
+            || backend.list(prefix, after, count_max),
+        );
         outcome.await.map_err(|gave_up| gave_up.into_list(prefix))
     }
 
@@ -364,7 +378,12 @@ impl Vault {
         prefix: &ObjectPrefix,
     ) -> Result<Vec<ObjectPrefix>, ListError> {
         let backend = &self.shared.backend;
-        let outcome = self.repeat("list_prefixes", |_| "ok", || backend.list_prefixes(prefix));
+        let outcome = self.repeat(
+            "list_prefixes",
+            ByteLen(0),
+            |_| "ok",
+            || backend.list_prefixes(prefix),
+        );
         outcome.await.map_err(|gave_up| gave_up.into_list(prefix))
     }
 
@@ -378,7 +397,7 @@ impl Vault {
     pub async fn forget_cached(&self, name: &ObjectName) -> Result<bool, SettleError> {
         let backend = &self.shared.backend;
         let outcome = self
-            .repeat("settle", |_| "ok", || backend.settle(name))
+            .repeat("settle", ByteLen(0), |_| "ok", || backend.settle(name))
             .await;
         outcome.map_err(|gave_up| gave_up.into_settle(name))
     }
@@ -387,10 +406,11 @@ impl Vault {
     async fn repeat<'a, T>(
         &self,
         kind: &'static str,
+        moves: ByteLen,
         result: impl Fn(&T) -> &'static str,
         request: impl Fn() -> Attempt<'a, T>,
     ) -> Result<T, GaveUp> {
-        let mut schedule = Schedule::new(&self.config().retry);
+        let mut schedule = Schedule::new(&self.config().retry, moves);
         loop {
             schedule.begin();
             match call(&schedule, kind, request(), &result).await {
@@ -432,6 +452,17 @@ impl Vault {
         tokio::time::sleep(pause).await;
         Ok(was_unknown || matches!(fault, Fault::Unknown(_)))
     }
+}
+
+/// The backend over a store in the cloud that has answered.
+async fn reached(
+    config: &VaultConfig,
+    store: Arc<dyn ObjectStore>,
+) -> Result<StoreBackend, OpenError> {
+    let answered = StoreBackend::cloud(store, config.retry.attempt_max()).await;
+    answered.map_err(|fault| OpenError::Unavailable {
+        source: fault.into_cause(),
+    })
 }
 
 fn describe_metrics() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use everpoint_agent::AgentConfig;
 use everpoint_process_server::ProcessServerConfig;
+use everpoint_vault::VaultConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -73,8 +74,21 @@ pub(crate) fn agent(path: &Path) -> Result<AgentConfig, Failure> {
     }
 }
 
+/// How the store of a vault is reached.
+///
+/// # Errors
+///
+/// Bad input, named by file and key.
+pub(crate) fn store(path: &Path) -> Result<VaultConfig, Failure> {
+    read_as("--store-config", path)
+}
+
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let text = read_text(path).map_err(|failure| failure.while_doing("--config"))?;
+    read_as("--config", path)
+}
+
+fn read_as<T: DeserializeOwned>(flag: &str, path: &Path) -> Result<T, Failure> {
+    let text = read_text(path).map_err(|failure| failure.while_doing(flag))?;
     toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(&text, span.start));
         let text = format!("{}, line {line}: {}", path.display(), error.message());

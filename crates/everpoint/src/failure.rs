@@ -6,8 +6,8 @@ use std::io;
 use std::process::ExitCode;
 
 use everpoint_retention::{ErrorKind, LoadError, RestoreError};
-use everpoint_vault::OpenError;
 use everpoint_vault::history::HistoryError;
+use everpoint_vault::{Cause, OpenError};
 
 use crate::output;
 
@@ -103,11 +103,15 @@ impl Display for Failure {
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = match error {
-            OpenError::NotBuiltIn { .. }
+            OpenError::Access(_)
             | OpenError::Config(_)
             | OpenError::Missing { .. }
             | OpenError::NotADirectory { .. }
             | OpenError::NetworkFilesystem { .. } => Code::Usage,
+            OpenError::Unavailable {
+                source: Cause::NoContainer { .. },
+            } => Code::Usage,
+            _ if error.is_denied() => Code::NotAuthorised,
             _ => Code::Failed,
         };
         Self::of(code, &error).while_doing("--vault")

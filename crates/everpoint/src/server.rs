@@ -6,8 +6,8 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use everpoint_process_server::{Ended, ProcessServer, StartError, Stopped};
 use everpoint_units::{JournalId, ServerId};
-use everpoint_vault::OpenError;
 use everpoint_vault::history::HistoryError;
+use everpoint_vault::{Cause, OpenError};
 use everpoint_wire::control::control_answer::Answer;
 use everpoint_wire::control::control_request::Request;
 use everpoint_wire::control::{ServerStatus, StatusRequest, TakeOver, TakenOver};
@@ -145,11 +145,16 @@ fn not_started(error: &StartError, config: &std::path::Path) -> Failure {
         | StartError::OtherServer { .. }
         | StartError::Log(Log::Setting { .. } | Log::NotPrivate { .. })
         | StartError::Vault(
-            OpenError::NotBuiltIn { .. }
+            OpenError::Access(_)
+            | OpenError::Config(_)
             | OpenError::Missing { .. }
             | OpenError::NotADirectory { .. }
-            | OpenError::NetworkFilesystem { .. },
+            | OpenError::NetworkFilesystem { .. }
+            | OpenError::Unavailable {
+                source: Cause::NoContainer { .. },
+            },
         ) => Code::Usage,
+        StartError::Vault(error) if error.is_denied() => Code::NotAuthorised,
         StartError::Log(Log::Damaged(_) | Log::Unreadable { .. })
         | StartError::LogRead(_)
         | StartError::Block(_) => Code::Integrity,

@@ -1,15 +1,22 @@
-//! The flag that names a vault, and the vault behind it, opened to read.
+//! The flags that name a vault, and the vault behind them, opened to read.
+
+use std::path::PathBuf;
 
 use everpoint_vault::{OpenOptions, Vault, VaultConfig, VaultUrl};
 
+use crate::config;
 use crate::failure::Failure;
 
 /// Which vault.
 #[derive(Debug, clap::Args)]
 pub(crate) struct VaultArg {
-    /// The vault: file:///dir.
+    /// The vault: file:///dir, az://container/prefix or s3://bucket/prefix.
     #[arg(long = "vault", value_name = "URL")]
     url: VaultUrl,
+    /// How an az:// or s3:// vault is reached: a TOML file with what a server has under [process.store].
+    /// Default: the AZURE_STORAGE_* or AWS_* variables.
+    #[arg(long = "store-config", value_name = "FILE")]
+    store: Option<PathBuf>,
 }
 
 impl VaultArg {
@@ -19,6 +26,10 @@ impl VaultArg {
     ///
     /// Why it cannot be opened.
     pub(crate) async fn open(&self) -> Result<Vault, Failure> {
-        Ok(Vault::open(&self.url, &VaultConfig::default(), OpenOptions::READ).await?)
+        let config = match &self.store {
+            Some(path) => config::store(path)?,
+            None => VaultConfig::default(),
+        };
+        Ok(Vault::open(&self.url, &config, OpenOptions::READ).await?)
     }
 }

@@ -21,6 +21,10 @@ struct Ended {
 
 fn everpoint<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_everpoint"));
+    // What the machine at hand says of a store counts for nothing here.
+    for variable in ["ACCOUNT", "ACCOUNT_NAME", "CONNECTION_STRING"] {
+        command.env_remove(format!("AZURE_STORAGE_{variable}"));
+    }
     let output = command.args(args).output().expect("it starts");
     Ended {
         code: output.status.code().expect("it was not killed"),
@@ -185,7 +189,7 @@ fn an_instant_id_or_vault_that_is_none_is_refused_with_what_it_should_be() {
     );
     refuses(
         &line("disk list --vault az://container"),
-        &["--vault", "not built in"],
+        &["--vault", "AZURE_STORAGE_ACCOUNT", "`azure.account`"],
     );
     refuses(
         &line("disk list --log nonsense[ --vault file:///v"),
@@ -209,6 +213,37 @@ fn a_vault_that_is_not_there_or_none_is_refused() {
         refuses(
             &line(&format!("{command} --vault {url}")),
             &["not an everpoint vault", "help: "],
+        );
+    }
+}
+
+#[test]
+fn what_a_stores_file_says_wrongly_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (text, says) in [
+        (
+            "[azure]\nacount = 'disks'",
+            "line 2: unknown field `acount`",
+        ),
+        (
+            "[retry]\nattempts_max = 0",
+            "retry.attempts_max is 0, it must be 1 to 1000",
+        ),
+        (
+            "[azure]\naccount = 'disks'\naccess_key_file = '/a'\nsas_file = '/b'",
+            "name one credential",
+        ),
+        (
+            "[azure]\naccount = 'disks'\nsas_file = '/no/such/file'",
+            "azure.sas_file: \"/no/such/file\" cannot be read",
+        ),
+    ] {
+        let file = write(dir.path(), "store.toml", text);
+        refuses(
+            &line(&format!(
+                "disk list --vault az://container --store-config {file}"
+            )),
+            &[says],
         );
     }
 }

@@ -124,6 +124,22 @@ fn the_examples_name_every_key_that_there_is() {
         keys_at(&text, &["process", "commit"]),
         keys_of::<server::CommitConfig>("")
     );
+    assert_eq!(
+        keys_at(&text, &["process", "store"]),
+        keys_of::<everpoint_vault::VaultConfig>("")
+    );
+    assert_eq!(
+        keys_at(&text, &["process", "store", "retry"]),
+        keys_of::<everpoint_vault::RetryConfig>("")
+    );
+    assert_eq!(
+        keys_at(&text, &["process", "store", "azure"]),
+        keys_of::<everpoint_vault::AzureAccess>("")
+    );
+    assert_eq!(
+        keys_at(&text, &["process", "store", "s3"]),
+        keys_of::<everpoint_vault::S3Access>("")
+    );
 
     use everpoint_agent as agent;
     let text = read("agent.toml");
@@ -161,6 +177,15 @@ fn what_the_examples_show_for_tunables_is_their_default() {
         "in_flight_max",
         "accept_damage",
         "create_vault",
+        "blocking_threads_max",
+        "object_len_max",
+        "list_page_count_max",
+        "attempts_max",
+        "delay_ms_first",
+        "delay_ms_max",
+        "attempt_ms_max",
+        "deadline_ms_max",
+        "slow_link_bytes_per_s",
     ];
     let is_tunable = |line: &&str| {
         tunable

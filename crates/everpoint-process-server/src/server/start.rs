@@ -18,7 +18,7 @@ use everpoint_transport::pki::{CredentialPaths, Credentials, LoadError};
 use everpoint_transport::{BindError, ByteBudget, Identity, Listener, ServerTransportConfig};
 use everpoint_units::{ByteLen, JournalId, MachineId, ServerId, VaultId};
 use everpoint_vault::history::{self, HistoryError, list_journal, list_journals, seal_journal};
-use everpoint_vault::{ObjectName, OpenOptions, SettleError, Vault, VaultConfig, VaultUrl};
+use everpoint_vault::{ObjectName, OpenOptions, SettleError, Vault, VaultUrl};
 use everpoint_wire::CONTROL_LEN_MAX;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -201,7 +201,7 @@ async fn open_vault(config: &ProcessServerConfig) -> Result<(Vault, VaultHeader)
     } else {
         OpenOptions::WRITE
     };
-    let vault = Vault::open(&url, &VaultConfig::default(), options).await?;
+    let vault = Vault::open(&url, &config.store, options).await?;
     let header = if config.create_vault {
         let fresh = VaultHeader {
             vault: VaultId(rand::random()),

@@ -99,6 +99,7 @@ impl Site {
         ProcessServerConfig {
             state_dir: name("state"),
             vault: format!("file://{}", self.vault_dir().display()),
+            store: VaultConfig::default(),
             create_vault: true,
             listen: "127.0.0.1:0".parse().expect("an address"),
             control_socket: name("control"),

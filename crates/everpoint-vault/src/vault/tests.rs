@@ -137,12 +137,40 @@ async fn each_probe_has_a_name_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_in_says_so() {
-    for (url, scheme) in [("az://container/prefix", "az"), ("s3://bucket", "s3")] {
-        let error = open(url).await.unwrap_err();
-        assert!(matches!(error, OpenError::NotBuiltIn { scheme: found } if found == scheme));
-        assert!(error.to_string().contains("not built in yet"), "{error}");
-        assert_eq!(error.remedy(), Remedy::Report);
+async fn a_cloud_that_nobody_answers_for_is_away_and_no_empty_vault() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "a2V5").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    // A port that was free a moment ago, on a network where nobody else is.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let config = VaultConfig {
+        azure: crate::AzureAccess {
+            account: Some("disks".into()),
+            endpoint: Some(nobody.clone()),
+            access_key_file: Some(secret.clone()),
+            ..crate::AzureAccess::default()
+        },
+        s3: crate::S3Access {
+            region: Some("us-east-1".into()),
+            endpoint: Some(nobody),
+            access_key_id: Some("id".into()),
+            secret_access_key_file: Some(secret),
+            ..crate::S3Access::default()
+        },
+        ..VaultConfig::default()
+    };
+    for url in ["az://container/prefix", "s3://bucket"] {
+        let url: VaultUrl = url.parse().unwrap();
+        let error = Vault::open(&url, &config, OpenOptions::READ)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, OpenError::Unavailable { .. }), "{error:?}");
+        assert_eq!(error.remedy(), Remedy::Again);
+        assert!(!error.is_denied());
     }
 }
 
