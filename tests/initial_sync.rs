@@ -36,7 +36,7 @@ async fn a_disk_that_is_written_to_and_whose_agent_restarts_becomes_level() -> R
     let site = Site::new("initial-sync").await?;
     let source = site.image("source.raw");
     fill(&source, disk_mib, image_mib).await?;
-    let mut server = site.server(ServerSpec::new("server", site.vault())).await?;
+    let mut server = site.server(ServerSpec::new("server", site.place())).await?;
     server.node.start().await?;
     let spec = AgentSpec {
         resync_rate_max: Some(SYNC_RATE_MAX),
@@ -68,7 +68,7 @@ async fn a_disk_that_is_written_to_and_whose_agent_restarts_becomes_level() -> R
 
     agent.until_settled(&server, STEP_TIME_MAX).await?;
     let restored = site
-        .restore(&site.vault(), agent.disk, "latest", "restored.raw")
+        .restore(site.place(), agent.disk, "latest", "restored.raw")
         .await?;
     let same = ImageDigest::of(&source)?;
     same.expect_same(

@@ -9,12 +9,14 @@
 //! | `stamp`, `history`, `prefix` | writes that can be told apart, and whether an image is an instant |
 //! | `record`, `guest`, `judge` | the judge of the kill test, a process of its own |
 //! | `golden` | the files in `golden/` that every later version must read |
-//! | `staged`, `vault_copy`, `vault_view` | what a vault's directory shows |
+//! | `staged`, `vault_copy` | what a vault's directory shows |
+//! | `vault_place`, `vault_view`, `clouds` | where vaults are, what they hold, and what stands in for clouds |
 //! | `peak` | how much memory a process had at most |
 //! | `wait` | conditions with deadlines |
 
 pub mod rigs {
     pub mod child;
+    pub mod clouds;
     pub mod connection;
     pub mod control;
     pub mod golden;
@@ -32,6 +34,7 @@ pub mod rigs {
     pub mod stamp;
     pub mod tool;
     pub mod vault_copy;
+    pub mod vault_place;
     pub mod vault_view;
     pub mod wait;
 

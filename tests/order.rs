@@ -55,7 +55,7 @@ async fn the_newest_point_and_every_bookmark_equal_the_source() -> Result<()> {
 async fn round(index: u64, time: Duration) -> Result<()> {
     let site = Site::new("order").await?;
     let source = site.empty_image("source.raw", DISK_LEN)?;
-    let spec = ServerSpec::new("server", site.vault());
+    let spec = ServerSpec::new("server", site.place());
     let (mut server, mut agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
     let before = agent.disk().await?;
 
@@ -86,12 +86,12 @@ async fn round(index: u64, time: Duration) -> Result<()> {
 
     let restoring = Instant::now();
     let newest = site
-        .restore(&site.vault(), agent.disk, "latest", "newest.raw")
+        .restore(site.place(), agent.disk, "latest", "newest.raw")
         .await?;
     ImageDigest::of(&source)?.expect_same(&ImageDigest::of(&newest.path)?, "the newest point")?;
     for (name, digest) in &bookmarks {
         let restored = site
-            .restore(&site.vault(), agent.disk, name, "bookmark.raw")
+            .restore(site.place(), agent.disk, name, "bookmark.raw")
             .await?;
         digest.expect_same(&ImageDigest::of(&restored.path)?, name)?;
         std::fs::remove_file(restored.path)?;

@@ -36,7 +36,7 @@ impl World {
     async fn begin(name: &str, source: impl AsyncFnOnce(&Site) -> Result<PathBuf>) -> Result<Self> {
         let site = Site::new(name).await?;
         let source = source(&site).await?;
-        let spec = ServerSpec::new("server", site.vault());
+        let spec = ServerSpec::new("server", site.place());
         let (server, agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
         Ok(Self {
             site,
@@ -55,7 +55,7 @@ impl World {
         self.agent
             .until_settled(&self.server, STEP_TIME_MAX)
             .await?;
-        let (vault, disk) = (self.site.vault(), self.agent.disk);
+        let (vault, disk) = (self.site.place(), self.agent.disk);
         let restored = self.site.restore(&vault, disk, "latest", output).await?;
         let source = ImageDigest::of(&self.source)?;
         source.expect_same(&ImageDigest::of(&restored.path)?, output)?;
@@ -132,7 +132,7 @@ async fn a_qcow2_behind_qemu_storage_daemon_is_protected_as_its_guest_sees_it() 
         .agent
         .until_settled(&world.server, STEP_TIME_MAX)
         .await?;
-    let (vault, disk) = (site.vault(), world.agent.disk);
+    let (vault, disk) = (site.place(), world.agent.disk);
     let restored = site.restore(&vault, disk, "latest", "restored.raw").await?;
     ImageDigest::of(&copied)?
         .expect_same(&ImageDigest::of(&restored.path)?, "what nbdcopy wrote")?;
@@ -188,7 +188,7 @@ async fn images_copied_in_by_nbdcopy_and_qemu_img_come_back_raw_and_as_vhd() -> 
     let restored = world.expect_restored("qemu-img.raw").await?;
     ImageDigest::of(&second)?.expect_same(&ImageDigest::of(&restored)?, "what qemu-img wrote")?;
 
-    let (vault, disk) = (site.vault(), world.agent.disk);
+    let (vault, disk) = (site.place(), world.agent.disk);
     let vhd = site
         .restore_as(&vault, disk, "latest", "restored.vhd", "vhd")
         .await?;
@@ -265,7 +265,7 @@ async fn a_filesystem_in_use_comes_back_as_it_was_at_each_bookmark() -> Result<(
 async fn examine(world: &World, bookmark: &Bookmark) -> Result<bool> {
     let (site, name) = (&world.site, &bookmark.name);
     let restored = site
-        .restore(&site.vault(), world.agent.disk, name, "bookmark.raw")
+        .restore(site.place(), world.agent.disk, name, "bookmark.raw")
         .await?;
     bookmark
         .disk

@@ -16,9 +16,12 @@ use everpoint_wire::control::{AgentDisk, AgentStatus, ServerStatus};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use xtask::parts::HOME_VARIABLE;
 
 use crate::rigs::child::{Finished, Process, finish, tail};
+use crate::rigs::clouds::{Azurite, LEAST_PERMISSIONS, LONG};
 use crate::rigs::control;
+use crate::rigs::vault_place::VaultPlace;
 use crate::rigs::wait;
 
 /// No command takes so long on the sizes that tests have.
@@ -34,8 +37,20 @@ const LEVEL_TIME_MAX: Duration = Duration::from_secs(60);
 /// Until a process has ended in order: it drains first.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// Where the vaults of sites are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Home {
+    /// In a directory of the site.
+    Directory,
+    /// In Azure Blob storage, for which Azurite stands in, by a credential that can read, list and create and
+    /// neither overwrite nor delete.
+    Azure,
+}
+
 /// See the module.
 pub struct Site {
+    /// Where the vault is, if it is not in the site, and what runs there; it ends before its directory goes.
+    cloud: Option<(VaultPlace, Azurite)>,
     dir: TempDir,
     /// Protected disks and restored images. They are written in no order and soon removed, which some
     /// filesystems make dear, and nothing is judged by how they survive.
@@ -53,7 +68,7 @@ pub struct Site {
 pub struct ServerSpec {
     pub name: String,
     pub id: ServerId,
-    pub vault: PathBuf,
+    pub vault: VaultPlace,
     /// Unit: bytes.
     pub log_quota: u64,
     pub log_file_len: u64,
@@ -125,10 +140,30 @@ impl Site {
     ///
     /// When it cannot be made.
     pub async fn new(name: &str) -> Result<Self> {
+        Self::on(name, Home::wanted()).await
+    }
+
+    /// The same with its vault there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub async fn on(name: &str, home: Home) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{name}-"))
+            .tempdir_in(scratch()?)?;
+        let cloud = match home {
+            Home::Directory => None,
+            Home::Azure => {
+                let azurite = Azurite::start(dir.path()).await?;
+                azurite.container("vault").await?;
+                let place = azurite.with_sas("vault", LEAST_PERMISSIONS, LONG).await?;
+                Some((place, azurite))
+            }
+        };
         let site = Self {
-            dir: tempfile::Builder::new()
-                .prefix(&format!("{name}-"))
-                .tempdir_in(scratch()?)?,
+            dir,
+            cloud,
             images: tempfile::Builder::new()
                 .prefix(&format!("everpoint-{name}-"))
                 .tempdir_in(images()?)?,
@@ -159,7 +194,20 @@ impl Site {
     }
 
     /// Where the vault is, unless a server's spec says otherwise.
+    pub fn place(&self) -> VaultPlace {
+        match &self.cloud {
+            Some((place, _)) => place.clone(),
+            None => self.vault().into(),
+        }
+    }
+
+    /// The vault's directory, for what only a directory can be asked.
+    ///
+    /// # Panics
+    ///
+    /// When the vault is in none.
     pub fn vault(&self) -> PathBuf {
+        assert!(self.cloud.is_none(), "this test is about a directory");
         self.path("vault")
     }
 
@@ -199,6 +247,30 @@ impl Site {
         finish(command, COMMAND_TIME_MAX).await
     }
 
+    /// Runs a command that reads a vault, to its end.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in time; not when it fails.
+    pub async fn ask_vault(
+        &self,
+        vault: &VaultPlace,
+        words: &[&str],
+        paths: &[&Path],
+    ) -> Result<Finished> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(words)
+            .args(paths)
+            .args(["--vault", &vault.url]);
+        if let Some(config) = vault.store_config() {
+            let path = self.path("store.toml");
+            fs::write(&path, config)?;
+            command.arg("--store-config").arg(path);
+        }
+        finish(command, COMMAND_TIME_MAX).await
+    }
+
     /// What a server needs to run; it is not started yet.
     ///
     /// # Errors
@@ -217,15 +289,14 @@ impl Site {
         let log_dir = spec.log_dir.clone();
         let log_dir = log_dir.unwrap_or_else(|| self.path(&format!("{name}-log")));
         let mut config = "roles = [\"process\"]\n[process]\n".to_owned();
-        let vault = format!("file://{}", spec.vault.display());
         setting(&mut config, "state_dir", &state_dir.display());
-        setting(&mut config, "vault", &vault);
         writeln!(config, "create_vault = true")?;
         setting(&mut config, "listen", &address);
         setting(&mut config, "control_socket", &control.display());
         if let Some(memory) = spec.memory_max {
             writeln!(config, "memory_bytes_max = {memory}")?;
         }
+        config += &spec.vault.settings();
         config += "[process.tls]\n";
         self.tls(&mut config, &name);
         config += "[process.cache_log]\n";
@@ -323,7 +394,7 @@ impl Site {
     /// When the restore fails.
     pub async fn restore(
         &self,
-        vault: &Path,
+        vault: impl Into<VaultPlace>,
         disk: DiskId,
         at: &str,
         output: &str,
@@ -338,20 +409,17 @@ impl Site {
     /// When the restore fails.
     pub async fn restore_as(
         &self,
-        vault: &Path,
+        vault: impl Into<VaultPlace>,
         disk: DiskId,
         at: &str,
         output: &str,
         format: &str,
     ) -> Result<Restored> {
         let path = self.image(output);
-        let url = format!("file://{}", vault.display());
         let disk = disk.to_string();
-        let words = [
-            "restore", "--json", "--vault", &url, "--disk", &disk, "--at", at, "--format", format,
-            "--output",
-        ];
-        let finished = self.everpoint(words, &[&path]).await?;
+        let mut words = vec!["restore", "--json", "--disk", &disk, "--at", at];
+        words.extend(["--format", format, "--output"]);
+        let finished = self.ask_vault(&vault.into(), &words, &[&path]).await?;
         let printed = finished.succeeded(&format!("restore --at {at}"))?;
         let printed: Value = serde_json::from_str(&printed)
             .with_context(|| format!("restore --json printed {printed:?}"))?;
@@ -424,6 +492,17 @@ impl Site {
     }
 }
 
+impl Home {
+    /// Where `cargo xtask` wants it.
+    fn wanted() -> Self {
+        match std::env::var(HOME_VARIABLE).as_deref() {
+            Ok("azure") => Self::Azure,
+            Ok(other) => panic!("{HOME_VARIABLE} is {other:?}: it is azure, or not set"),
+            Err(_) => Self::Directory,
+        }
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         if self.passed {
@@ -438,11 +517,11 @@ impl Drop for Site {
 
 impl ServerSpec {
     /// A new server that commits twice a second, with room in its log.
-    pub fn new(name: &str, vault: PathBuf) -> Self {
+    pub fn new(name: &str, vault: impl Into<VaultPlace>) -> Self {
         Self {
             name: name.to_owned(),
             id: ServerId(rand::random()),
-            vault,
+            vault: vault.into(),
             log_quota: 1 << 30,
             log_file_len: 32 << 20,
             commit_interval_ms: 500,

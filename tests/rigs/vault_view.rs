@@ -2,23 +2,26 @@
 //! which kinds of records there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use anyhow::{Result, ensure};
 use everpoint_format::Change;
 use everpoint_format::data::DataIndex;
 use everpoint_units::MachineId;
 use everpoint_vault::history::{read_header, walk};
-use everpoint_vault::{OpenOptions, Vault, VaultConfig, VaultUrl};
+
+use crate::rigs::vault_place::VaultPlace;
 
 /// Number of the last block on the machine's path, by generation as hexadecimal digits.
 ///
 /// # Errors
 ///
 /// When the vault cannot be read, or is damaged on the machine's path.
-pub async fn last_blocks(vault: &Path, machine: MachineId) -> Result<BTreeMap<String, u64>> {
+pub async fn last_blocks(
+    vault: impl Into<VaultPlace>,
+    machine: MachineId,
+) -> Result<BTreeMap<String, u64>> {
     let mut blocks = BTreeMap::new();
-    each_object(vault, machine, |data| {
+    each_object(vault.into(), machine, |data| {
         let sections = data.index.sections.iter();
         for section in sections.filter(|section| section.machine == machine) {
             let generation = section
@@ -39,9 +42,12 @@ pub async fn last_blocks(vault: &Path, machine: MachineId) -> Result<BTreeMap<St
 /// # Errors
 ///
 /// When the vault cannot be read, or is damaged on the machine's path.
-pub async fn record_kinds(vault: &Path, machine: MachineId) -> Result<BTreeSet<&'static str>> {
+pub async fn record_kinds(
+    vault: impl Into<VaultPlace>,
+    machine: MachineId,
+) -> Result<BTreeSet<&'static str>> {
     let mut kinds = BTreeSet::new();
-    each_object(vault, machine, |data| {
+    each_object(vault.into(), machine, |data| {
         let blocks = data
             .index
             .sections
@@ -70,12 +76,11 @@ const fn kind(change: &Change) -> &'static str {
 }
 
 async fn each_object(
-    vault: &Path,
+    place: VaultPlace,
     machine: MachineId,
     mut visit: impl FnMut(&DataIndex),
 ) -> Result<()> {
-    let url = VaultUrl::file(vault)?;
-    let vault = Vault::open(&url, &VaultConfig::default(), OpenOptions::READ).await?;
+    let vault = place.open().await?;
     let header = read_header(&vault).await?;
     let walked = walk(&vault, header.vault, machine, |_, _, data, _| visit(data)).await?;
     ensure!(

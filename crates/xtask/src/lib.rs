@@ -1,7 +1,7 @@
 //! The project's own chores, as `cargo xtask` and as a library that tests and benches call.
 //!
 //! [`image`] makes realistic disk images, [`built`] finds the binary that a test drives. Everything else
-//! is behind the command line: [`parts`] is the list of what `cargo xtask test` runs, [`tools`] gets
+//! is behind the command line: [`parts`] is the list of what `cargo xtask test` runs, [`tools`] and [`clouds`] get
 //! what that needs, [`fuzz`], [`model`], [`mutants`], [`planted`], [`simulate`] and [`proto`] are chores of
 //! their own.
 //! What they count is kept ([`record`]) and made a page ([`reliability`]); [`long_run`] has them all count.
@@ -11,6 +11,7 @@
 //! cargo's own caches.
 
 pub mod built;
+pub mod clouds;
 pub mod formats;
 pub mod fuzz;
 pub mod image;

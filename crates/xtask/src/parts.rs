@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::report::Report;
 use crate::run::{cargo, command, run, run_within};
 use crate::workspace::{SYSTEM_TESTS, TIDY, Workspace, chosen};
-use crate::{formats, fuzz, mutants, planted, proto, simulate, tools};
+use crate::{clouds, formats, fuzz, mutants, planted, proto, simulate, tools};
 
 mod quickstart;
 
@@ -23,6 +23,12 @@ const QUICKSTART_BY_DEFAULT: bool = true;
 const SYSTEM_TEST_THREADS_USUAL: usize = 2;
 /// End-to-end binaries whose tests want the machine for themselves, or bear more company.
 const SYSTEM_TEST_THREADS: &[(&str, usize)] = &[("kills", 1)];
+/// Says to the end-to-end tests where the vaults of their sites are: `azure`; not set: in directories.
+pub const HOME_VARIABLE: &str = "EVERPOINT_TEST_VAULT";
+/// What follows an end-to-end test's name where its vaults are on Azure.
+const ON_AZURE: &str = "@azure";
+/// End-to-end tests that are about no directory, and run on Azure, too.
+const SYSTEM_TESTS_ON_AZURE: [&str; 3] = ["initial_sync", "order", "strangers"];
 /// An advisory database that cannot be had in this time is not waited for.
 const ADVISORIES_FETCH_TIME_MAX: Duration = Duration::from_secs(60);
 /// The program that makes the golden files.
@@ -199,7 +205,10 @@ pub fn help() -> String {
 ///
 /// When a name is not that of a part.
 pub fn test(workspace: &Workspace, choice: &Choice) -> Result<bool> {
-    let steps = steps(&choice.names, &workspace.system_tests())?;
+    let steps = steps(
+        &choice.names,
+        &with_those_on_azure(workspace.system_tests()),
+    )?;
     let mut report = Report::default();
     let mut stopped = false;
     for step in steps {
@@ -257,6 +266,7 @@ fn steps(names: &[String], system_tests: &[String]) -> Result<Vec<Step>> {
 fn install_tools(workspace: &Workspace, _: &Choice) -> Result<String> {
     let installed = tools::provide(workspace, &tools::ALL)?;
     let mut news = installed;
+    news.extend(clouds::provide(workspace)?);
     for tool in [tools::CARGO_DENY, tools::CARGO_MUTANTS] {
         let built = tools::cargo_tool(workspace, tool)?;
         news.extend(built.is_new.then_some(tool.name));
@@ -409,6 +419,17 @@ fn build_system_tests(workspace: &Workspace, _: &Choice) -> Result<String> {
     Ok(format!("{} test programs", tests.len()))
 }
 
+/// The end-to-end tests, and behind them those that run on Azure, too.
+fn with_those_on_azure(mut tests: Vec<String>) -> Vec<String> {
+    let on_azure = SYSTEM_TESTS_ON_AZURE
+        .into_iter()
+        .filter(|test| tests.iter().any(|known| known == test))
+        .map(|test| format!("{test}{ON_AZURE}"));
+    let on_azure: Vec<String> = on_azure.collect();
+    tests.extend(on_azure);
+    tests
+}
+
 fn system_test_threads(test: &str) -> usize {
     let own = SYSTEM_TEST_THREADS.iter().find(|(name, _)| *name == test);
     own.map_or(SYSTEM_TEST_THREADS_USUAL, |(_, threads)| *threads)
@@ -417,6 +438,10 @@ fn system_test_threads(test: &str) -> usize {
 /// One test program of the whole system. It is chosen from the whole workspace, so that dependencies are
 /// built with the features that everything else has them with.
 fn system_test(workspace: &Workspace, test: &str, threads: usize, args: &[String]) -> Command {
+    let (test, on_azure) = match test.strip_suffix(ON_AZURE) {
+        Some(test) => (test, true),
+        None => (test, false),
+    };
     let mut tests = cargo(
         workspace,
         ["test", "--release", "--workspace", "--test", test],
@@ -425,6 +450,9 @@ fn system_test(workspace: &Workspace, test: &str, threads: usize, args: &[String
         .arg("--")
         .arg(format!("--test-threads={threads}"))
         .args(args);
+    if on_azure {
+        tests.env(HOME_VARIABLE, "azure");
+    }
     tests
 }
 
@@ -434,7 +462,8 @@ fn system_test(workspace: &Workspace, test: &str, threads: usize, args: &[String
 ///
 /// When there is no such test, or the programs do not build.
 pub fn soak(workspace: &Workspace, names: &[String], args: &[String]) -> Result<bool> {
-    let tests = chosen(workspace.system_tests(), names, "end-to-end test")?;
+    let tests = with_those_on_azure(workspace.system_tests());
+    let tests = chosen(tests, names, "end-to-end test")?;
     if tests.is_empty() {
         bail!("there are no end-to-end tests");
     }
@@ -521,6 +550,13 @@ mod tests {
         );
         let expected = ["build", "quickstart"];
         assert_eq!(names(&["quickstart"], &["kills"]).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_about_no_directory_runs_on_azure_too() {
+        let tests = ["kills", "order"].map(str::to_owned);
+        let tests = with_those_on_azure(tests.into());
+        assert_eq!(tests, ["kills", "order", "order@azure"]);
     }
 
     #[test]

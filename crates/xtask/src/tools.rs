@@ -30,7 +30,7 @@ pub const CXX_COMPILER: Need = need("c++", "g++");
 pub const MKE2FS: Need = need("mke2fs", "e2fsprogs");
 
 /// Everything that some part needs.
-pub const ALL: [Need; 17] = [
+pub const ALL: [Need; 20] = [
     C_COMPILER,
     CXX_COMPILER,
     MKE2FS,
@@ -51,6 +51,9 @@ pub const ALL: [Need; 17] = [
     need("fio", "fio"),
     need("nbdkit", "nbdkit"),
     need("strace", "strace"),
+    need("node", "nodejs"),
+    need("npm", "npm"),
+    need("python3", "python3-venv"),
 ];
 
 /// What `deny` runs. It builds on the pinned toolchain.
