@@ -11,6 +11,7 @@
 //! | `golden` | the files in `golden/` that every later version must read |
 //! | `staged`, `vault_copy` | what a vault's directory shows |
 //! | `vault_place`, `vault_view`, `clouds` | where vaults are, what they hold, and what stands in for clouds |
+//! | `page_blobs` | Azure's page blobs where Azurite does not behave like them, and faults |
 //! | `peak` | how much memory a process had at most |
 //! | `wait` | conditions with deadlines |
 
@@ -26,6 +27,7 @@ pub mod rigs {
     pub mod judge;
     pub mod load;
     pub mod mount;
+    pub mod page_blobs;
     pub mod peak;
     pub mod prefix;
     pub mod record;

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use object_store::azure::{AzureAccessKey, AzureCredential};
 use rand::Rng as _;
 use xtask::clouds::Clouds;
 use xtask::workspace::Workspace;
@@ -125,6 +126,44 @@ impl Azurite {
         permissions: &str,
         time: Duration,
     ) -> Result<VaultPlace> {
+        let sas = self.sas_text(container, permissions, time).await?;
+        let file = format!("{container}-{permissions}-{}.sas", time.as_secs());
+        self.place(container, "sas_file", &file, &sas)
+    }
+
+    /// Where it is reached, and the account's name in it.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The account's key, as a client takes it.
+    ///
+    /// # Errors
+    ///
+    /// Never: the key was made here.
+    pub fn key(&self) -> Result<AzureCredential> {
+        Ok(AzureCredential::AccessKey(AzureAccessKey::try_new(
+            &self.key,
+        )?))
+    }
+
+    /// A SAS as [`Self::with_sas`] makes it, as a client takes it.
+    ///
+    /// # Errors
+    ///
+    /// When Azure's client fails.
+    pub async fn sas(
+        &self,
+        container: &str,
+        permissions: &str,
+        time: Duration,
+    ) -> Result<AzureCredential> {
+        let sas = self.sas_text(container, permissions, time).await?;
+        let pairs = form_urlencoded::parse(sas.as_bytes());
+        Ok(AzureCredential::SASToken(pairs.into_owned().collect()))
+    }
+
+    async fn sas_text(&self, container: &str, permissions: &str, time: Duration) -> Result<String> {
         let seconds = time.as_secs().to_string();
         let args = [
             "sas",
@@ -136,8 +175,7 @@ impl Azurite {
             &seconds,
         ];
         let sas = client(&self.python, &self.root, &args).await?;
-        let file = format!("{container}-{permissions}-{seconds}.sas");
-        self.place(container, "sas_file", &file, sas.trim())
+        Ok(sas.trim().to_owned())
     }
 
     /// A vault in a container, reached with a secret of this kind.

@@ -1,0 +1,33 @@
+//! The replica: a protected disk written in place at its target, so that it can be attached at once.
+//!
+//! One contract, [`PageTarget`], and three forms of it that all keep it ([`contract`]):
+//!
+//! | form | what it is |
+//! |---|---|
+//! | [`AzurePages`] | a page blob in Azure, which becomes a managed disk |
+//! | [`VhdFile`] | a fixed VHD on a local filesystem |
+//! | [`MemoryPages`] | for tests; [`FaultyPages`] puts faults in front of any of them |
+//!
+//! A target is fenced: every write carries a [`Fence`] and takes effect only while that is the target's own. What a
+//! target is *for*, which changes go into it and when, is not known here; nor does anything here repeat a request:
+//! whether the same bytes may be sent again, or the fence has to be raised first, only the caller can know.
+
+mod azure;
+pub mod contract;
+mod error;
+mod faulty;
+mod fence;
+mod file;
+mod memory;
+mod target;
+
+pub use azure::{AzureAccount, AzurePages, PagesConfig};
+pub use error::{Cause, PageError, Refusal, Remedy};
+pub use faulty::{FaultyPages, PageFault};
+pub use fence::{COUNTER_MAX, Fence, LEVEL_MAX};
+pub use file::VhdFile;
+pub use memory::MemoryPages;
+pub use target::{
+    CLEAR_LEN_MAX, CopyState, LEASE_S_MAX, LeaseId, PUT_LEN_MAX, PageRange, PageTarget, Pages,
+    Properties, SnapshotId, TARGET_LEN_MAX, expect_pages,
+};
