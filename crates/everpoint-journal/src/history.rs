@@ -90,6 +90,18 @@ pub struct Broken {
     pub found: BlockNo,
 }
 
+/// What a section is to its disk's history as far as that goes. Whoever folds a disk's sections asks this, for an
+/// object that is damaged leaves others behind it that do not follow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Joins {
+    /// It goes on where the disk stands.
+    Follows,
+    /// A full copy that builds on nothing: the way out of damage, too.
+    BeginsAgain,
+    /// Something is missing before it.
+    Not,
+}
+
 /// Why a `Seq` is no recovery point.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotAPoint {
@@ -154,30 +166,31 @@ impl MachineHistory {
         journal: JournalId,
         number: ObjectNo,
     ) -> Option<DiskHistory> {
-        let begins = section.before() == DiskPosition::start_of(section.generation);
-        let base = begins.then(|| stated_base(section)).flatten();
+        let stands = self.disks.get(&section.disk).map(|disk| disk.position);
+        let joins = Joins::of(section, stands);
         let Some(disk) = self.disks.get_mut(&section.disk) else {
-            return (begins && base == Some(None)).then(|| DiskHistory::new(section.generation));
+            let begins = joins == Joins::BeginsAgain;
+            return begins.then(|| DiskHistory::new(section.generation));
         };
-        if begins && base == Some(None) {
-            // A full copy that builds on nothing: the way out of damage. Older points stay.
-            let mut disk = self.disks.remove(&section.disk)?;
-            disk.begin_again(section);
-            return Some(disk);
+        match joins {
+            Joins::BeginsAgain => {
+                // Older points stay.
+                let mut disk = self.disks.remove(&section.disk)?;
+                disk.begin_again(section);
+                Some(disk)
+            }
+            Joins::Follows if disk.broken.is_none() => self.disks.remove(&section.disk),
+            Joins::Follows => None,
+            Joins::Not => {
+                disk.broken.get_or_insert(Broken {
+                    journal,
+                    number,
+                    disk: section.disk,
+                    found: section.first_block,
+                });
+                None
+            }
         }
-        if disk.broken.is_some() {
-            return None;
-        }
-        if section.before() != disk.position && base != Some(Some(disk.position)) {
-            disk.broken = Some(Broken {
-                journal,
-                number,
-                disk: section.disk,
-                found: section.first_block,
-            });
-            return None;
-        }
-        self.disks.remove(&section.disk)
     }
 
     fn fold_block(&mut self, disk: &mut DiskHistory, block: &BlockEntry) {
@@ -513,6 +526,21 @@ impl Span {
     /// Whether `seq` lies inside.
     pub fn contains(self, seq: Seq) -> bool {
         self.from <= seq && seq <= self.through
+    }
+}
+
+impl Joins {
+    /// What the section is to a disk that stands at `stands`; `None`: of which nothing is known.
+    pub fn of(section: &Section, stands: Option<DiskPosition>) -> Self {
+        let begins = section.before() == DiskPosition::start_of(section.generation);
+        let base = begins.then(|| stated_base(section)).flatten();
+        let follows =
+            |stands: DiskPosition| section.before() == stands || base == Some(Some(stands));
+        match base {
+            Some(None) => Self::BeginsAgain,
+            _ if stands.is_some_and(follows) => Self::Follows,
+            _ => Self::Not,
+        }
     }
 }
 

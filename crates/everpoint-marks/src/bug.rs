@@ -94,7 +94,7 @@ bugs! {
     SealStatesLess: "a seal states a prefix that is one object too short",
         one(400);
     LevelBelowVault: "a boot looks at its own journals only for its level (R2)",
-        one(1_200_000);
+        one(400);
 
     // The agent.
     FreedWhenSent: "an agent frees a block when it is sent", one(400);

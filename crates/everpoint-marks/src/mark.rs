@@ -101,4 +101,5 @@ marks! {
     GenerationWaits: Often, "a generation waits because the one before was never level";
     HoleFilled: Rarely, "a hole was written to before it was looked at again";
     PieceUnknown: Often, "a piece is compared whose digest is not known";
+    CompareWithoutBase: Rarely, "a compare finds that what its generation builds on is damaged";
 }

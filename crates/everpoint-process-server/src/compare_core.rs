@@ -1,13 +1,17 @@
 //! Which pieces of a disk differ from what its newest generation builds on.
 //!
 //! A window of the disk's digests is folded from its sections in path order, up to where the generation
-//! begins; what it builds on is all that is committed before it. Pure.
+//! begins; what it builds on is all that is committed before it. Only sections that follow count, the
+//! generation's first too: behind an object that is damaged lies what was built on it, and an earlier boot's
+//! log may have brought all of it into the path for the second time. Pure.
 
 use bytes::Bytes;
+use everpoint_format::DiskPosition;
 use everpoint_format::digest::{DigestKey, PIECE_SECTORS};
 use everpoint_format::index::Section;
 use everpoint_journal::digest_map::DigestMap;
-use everpoint_journal::history::stated_base;
+use everpoint_journal::history::Joins;
+use everpoint_marks::reached;
 use everpoint_units::{DiskId, GenerationId};
 use everpoint_wire::Compare;
 
@@ -29,6 +33,9 @@ pub struct CompareCore {
     map: DigestMap,
     first_piece: u64,
     len: usize,
+    /// Where what was folded ends.
+    stands: Option<DiskPosition>,
+    is_broken: bool,
     reached: bool,
 }
 
@@ -52,6 +59,8 @@ impl CompareCore {
             map: DigestMap::new(key, first_piece, len),
             first_piece,
             len,
+            stands: None,
+            is_broken: false,
             reached: false,
         }
     }
@@ -62,15 +71,23 @@ impl CompareCore {
         if section.disk != self.about.disk || self.reached {
             return;
         }
+        match Joins::of(section, self.stands) {
+            Joins::BeginsAgain => {
+                self.map = DigestMap::new(self.key, self.first_piece, self.len);
+                self.is_broken = false;
+            }
+            Joins::Follows => {}
+            Joins::Not => self.is_broken = true,
+        }
+        if self.is_broken {
+            return;
+        }
         if section.generation == self.about.generation {
             self.reached = true;
-            if stated_base(section) == Some(None) {
-                // It builds on nothing.
-                self.map = DigestMap::new(self.key, self.first_piece, self.len);
-            }
             return;
         }
         self.map.fold(section);
+        self.stands = Some(section.end());
     }
 
     /// Whether the window holds what is asked about.
@@ -78,12 +95,17 @@ impl CompareCore {
         self.map.covers(asked.first_piece, asked.digests.len())
     }
 
-    /// One bit a piece that was asked about, set where it differs or is not known.
+    /// One bit a piece that was asked about, set where it differs or is not known; all of them, where what the
+    /// generation builds on is not in the path.
     ///
     /// # Panics
     ///
     /// If the window does not cover the question.
     pub fn differences(&self, asked: &Compare) -> Bytes {
+        if !self.reached {
+            reached!(CompareWithoutBase);
+            return all_differ(asked);
+        }
         let mut differs = vec![0_u8; asked.digests.len().div_ceil(8)];
         for (index, (piece, digest)) in (asked.first_piece..).zip(&asked.digests).enumerate() {
             if self.map.differs(piece, *digest) {

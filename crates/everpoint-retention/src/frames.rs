@@ -259,7 +259,7 @@ impl Batch {
     fn takes(&self, frame_at: u64, stored: u64, raw: u64) -> bool {
         let end = frame_at.checked_add(stored);
         let len = end.map(|end| end - self.at.0);
-        frame_at <= (self.at.0 + self.len.0).saturating_add(GAP_MAX)
+        frame_at <= self.at.0.saturating_add(self.len.0).saturating_add(GAP_MAX)
             && len.is_some_and(|len| len <= READ_LEN_MAX)
             && self.raw_len.0 + raw <= RAW_LEN_MAX
     }
@@ -281,4 +281,26 @@ pub(crate) fn unless_panicked<T>(outcome: Result<T, JoinError>) -> T {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(error) => panic!("a task that is waited for was cancelled: {error}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_at_the_end_of_all_numbers_are_refused_and_no_panic() {
+        let journal = JournalId {
+            level: everpoint_units::Level(1),
+            random: [1; 16],
+        };
+        let batch = Batch {
+            object: object_name(journal, ObjectNo(1)),
+            at: ByteOffset(u64::MAX - 10),
+            len: ByteLen(100),
+            raw_len: ByteLen(100),
+            jobs: Vec::new(),
+        };
+        assert!(batch.takes(u64::MAX - 5, 5, 5));
+        assert!(!batch.takes(u64::MAX - 5, 6, 6));
+    }
 }

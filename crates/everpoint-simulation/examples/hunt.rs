@@ -2,12 +2,12 @@
 //! reaches every mark. `cargo xtask planted` builds this with the bugs, and is this.
 //!
 //! `hunt [BUG…] [--brief | --seeds N] [--share N] [--record FILE]` plants one bug after the other and runs
-//! seeds from 0 on until one fails; `--brief` leaves out what takes long to find, and `--share` runs so many
-//! seeds in any case, counts those that fail, and takes out of some of them all faults that they fail
-//! without. `hunt --marks [--brief] [--seeds N] [--record FILE]` plants nothing and lists how often each
-//! mark was reached. `hunt --history [--seeds N]` says in one number what seeds do without a bug: the same
-//! with the bugs in the build and without. Exit code 3 when a bug was not found within its budget, or a
-//! mark not reached, or one was that is not expected to be.
+//! seeds from 0 on until one fails, and holds that the same seed passes without the bug; `--brief` leaves out
+//! what takes long to find, and `--share` runs so many seeds in any case, counts those that fail, and takes
+//! out of some of them all faults that they fail without. `hunt --marks [--brief] [--seeds N] [--record FILE]`
+//! plants nothing and lists how often each mark was reached. `hunt --history [--seeds N]` says in one number
+//! what seeds do without a bug: the same with the bugs in the build and without. Exit code 3 when a bug was
+//! not found within its budget, or a mark not reached, or one was that is not expected to be.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -66,6 +66,8 @@ struct Hunted {
     /// Seeds that it was searched in, at most.
     budget: u64,
     first: Option<(u64, String)>,
+    /// How that seed fails without the bug: then it is the product that is broken there, and the bug was not found.
+    anyway: Option<String>,
     share: Option<Share>,
     seconds: f64,
 }
@@ -131,7 +133,10 @@ fn hunt(order: &Order) -> (bool, String) {
         .filter(|one| !one.is_as_expected())
         .map(|one| one.bug.name())
         .collect();
-    let found = hunted.iter().filter(|one| one.first.is_some()).count();
+    let found = hunted
+        .iter()
+        .filter(|one| one.first.is_some() && one.anyway.is_none())
+        .count();
     let seconds: f64 = hunted.iter().map(|one| one.seconds).sum();
     println!("{found} of {} bugs found in {seconds:.0} s", hunted.len());
     if !failed.is_empty() {
@@ -305,11 +310,18 @@ impl Hunted {
     fn hunt(bug: Bug, order: &Order) -> Self {
         let begun = Instant::now();
         let budget = order.seeds.unwrap_or(bug.search().seeds);
+        let first = first_that_fails(budget);
+        let share = (order.share != 0).then(|| Share::of(order.share));
+        choose(None).expect("this build has bugs");
+        let anyway = first
+            .as_ref()
+            .and_then(|(seed, _)| failure(&Plan::of(*seed)));
         Self {
             bug,
             budget,
-            first: first_that_fails(budget),
-            share: (order.share != 0).then(|| Share::of(order.share)),
+            first,
+            anyway,
+            share,
             seconds: begun.elapsed().as_secs_f64(),
         }
     }
@@ -319,7 +331,7 @@ impl Hunted {
         let needs = self.share.as_ref().and_then(|share| share.needs.as_ref());
         let takes_two = self.bug.search().together.is_some();
         let alone = takes_two && needs.is_some_and(|needs| needs.len() < 2);
-        self.first.is_some() && !alone
+        self.first.is_some() && self.anyway.is_none() && !alone
     }
 
     fn row(&self) -> String {
@@ -330,9 +342,13 @@ impl Hunted {
             share.map_or_else(unknown, |share| format!("{} of {}", share.failed, share.of));
         let needs = share.and_then(|share| share.needs.as_ref());
         let needs = needs.map_or_else(unknown, |needs| needs.join(" + "));
-        let (seed, said) = match &self.first {
-            Some((seed, violated)) => (seed.to_string(), violated.clone()),
-            None => (
+        let (seed, said) = match (&self.first, &self.anyway) {
+            (Some((seed, _)), Some(violated)) => (
+                seed.to_string(),
+                format!("FAILS WITHOUT THE BUG: {violated}"),
+            ),
+            (Some((seed, violated)), None) => (seed.to_string(), violated.clone()),
+            (None, _) => (
                 "never".to_owned(),
                 format!("NOT FOUND in {} seeds", self.budget),
             ),

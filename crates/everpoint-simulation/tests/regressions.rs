@@ -395,3 +395,94 @@ fn seed_100725718_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// disk 1 of machine 0 at seq:2097275: sector 84 is restored as write 236, and was write 0
+#[test]
+fn seed_289450_stays_mended() {
+    let plan = Plan {
+        seed: 289450,
+        shape: Shape {
+            servers: 1,
+            machines: 1,
+            disks: 2,
+            sectors: 155,
+            healed_at: Moment(3300000000),
+            think_us: 43796,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(555),
+            store_us_max: 96370,
+            unknown_per_mille: 0,
+            late_per_mille: 0,
+            twice_per_mille: 0,
+            link_us_max: 6986,
+            stall_per_mille: 15,
+            corrupt_per_million: 0,
+            local_error_per_mille: 0,
+            log_files: 8,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(400000000),
+                kind: FaultKind::NoSpace {
+                    server: 0,
+                    time: Duration::from_millis(1234),
+                },
+            },
+            Fault {
+                at: Moment(410000000),
+                kind: FaultKind::OneWayCut {
+                    machine: 0,
+                    to_agent: false,
+                },
+            },
+            Fault {
+                at: Moment(600000000),
+                kind: FaultKind::Freeze {
+                    server: 0,
+                    time: Duration::from_millis(618),
+                },
+            },
+            Fault {
+                at: Moment(1000000000),
+                kind: FaultKind::StoreStorm {
+                    time: Duration::from_millis(628),
+                },
+            },
+            Fault {
+                at: Moment(1028000000),
+                kind: FaultKind::MachinePowerCut {
+                    machine: 0,
+                    down: Duration::from_millis(232),
+                },
+            },
+            Fault {
+                at: Moment(1900000000),
+                kind: FaultKind::Partition {
+                    machine: 0,
+                    server: 0,
+                    time: Duration::from_millis(701),
+                },
+            },
+            Fault {
+                at: Moment(2004000000),
+                kind: FaultKind::MachinePowerCut {
+                    machine: 0,
+                    down: Duration::from_millis(746),
+                },
+            },
+            Fault {
+                at: Moment(2200000000),
+                kind: FaultKind::StoreRot,
+            },
+            Fault {
+                at: Moment(2420000000),
+                kind: FaultKind::AgentStateLost {
+                    machine: 0,
+                    down: Duration::from_millis(209),
+                },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}

@@ -7,7 +7,7 @@ use everpoint_format::{Change, DiskPosition};
 use everpoint_units::{DiskId, Extent, GenerationId, Lba, Seq};
 
 use super::*;
-use crate::test_blocks::{DISK, OTHER_DISK, opening};
+use crate::test_blocks::{DISK, OTHER_DISK, block};
 
 const KEY: DigestKey = DigestKey([9; 32]);
 /// The generation whose questions are answered.
@@ -37,9 +37,9 @@ fn write(piece: u64) -> Change {
     Change::Data(Extent::between(lba(piece), lba(piece + 1)).expect("one piece"))
 }
 
-/// A section with these changes; what they write has `content`.
-fn section(disk: DiskId, generation: u8, changes: Vec<Change>, content: u8) -> Section {
-    let block = opening(disk, generation, None, 1);
+/// A section behind `after` with these changes; what they write has `content`.
+fn section(disk: DiskId, after: DiskPosition, changes: Vec<Change>, content: u8) -> Section {
+    let block = block(disk, after, vec![(1, Change::Resize { sectors: 1 })]);
     let writes = changes
         .iter()
         .filter(|change| matches!(change, Change::Data(_)));
@@ -55,6 +55,17 @@ fn section(disk: DiskId, generation: u8, changes: Vec<Change>, content: u8) -> S
         ..BlockEntry::of(&block, 0, digests)
     });
     section
+}
+
+/// The first section of a generation.
+fn begin(generation: u8, base: Option<DiskPosition>, writes: &[u64], content: u8) -> Section {
+    let begin = Change::ResyncBegin { base };
+    let changes = [begin].into_iter().chain(writes.iter().copied().map(write));
+    section(DISK, start_of(generation), changes.collect(), content)
+}
+
+fn start_of(generation: u8) -> DiskPosition {
+    DiskPosition::start_of(GenerationId([generation; 16]))
 }
 
 fn asked(first_piece: u64, contents: &[u8]) -> Compare {
@@ -82,14 +93,15 @@ fn a_window_ends_with_the_disk_or_the_memory_and_never_before_the_question() {
 #[test]
 fn a_compare_is_with_what_the_disk_held_before_the_generation() {
     let mut core = core();
-    core.fold(&section(DISK, 7, vec![write(100), write(101)], 1));
-    core.fold(&section(OTHER_DISK, 7, vec![write(102)], 2));
-    core.fold(&section(DISK, 7, vec![write(103)], 3));
-    let base = Some(DiskPosition::start_of(GenerationId([7; 16])));
-    let begin = Change::ResyncBegin { base };
-    core.fold(&section(DISK, NEWEST, vec![begin, write(104)], 4));
-    core.fold(&section(DISK, NEWEST, vec![write(105)], 5));
-    core.fold(&section(DISK, 7, vec![write(106)], 6));
+    let first = begin(7, None, &[100, 101], 1);
+    core.fold(&first);
+    core.fold(&section(OTHER_DISK, start_of(7), vec![write(102)], 2));
+    let second = section(DISK, first.end(), vec![write(103)], 3);
+    core.fold(&second);
+    let newest = begin(NEWEST, Some(second.end()), &[104], 4);
+    core.fold(&newest);
+    core.fold(&section(DISK, newest.end(), vec![write(105)], 5));
+    core.fold(&section(DISK, second.end(), vec![write(106)], 6));
     let held = asked(FIRST, &[1, 1, 0, 3, 0, 0, 0]);
     assert_eq!(core.differences(&held), [0].as_slice());
 }
@@ -97,17 +109,59 @@ fn a_compare_is_with_what_the_disk_held_before_the_generation() {
 #[test]
 fn a_generation_that_builds_on_nothing_is_compared_with_zeroes() {
     let mut core = core();
-    core.fold(&section(DISK, 7, vec![write(100), write(101)], 1));
-    let begin = Change::ResyncBegin { base: None };
-    core.fold(&section(DISK, NEWEST, vec![begin], 0));
+    core.fold(&begin(7, None, &[100, 101], 1));
+    core.fold(&begin(NEWEST, None, &[], 0));
     let asked = asked(FIRST, &[0, 1, 0]);
     assert_eq!(core.differences(&asked), [0b010].as_slice());
 }
 
 #[test]
+fn a_copy_that_builds_on_nothing_makes_what_was_before_it_count_for_nothing() {
+    let mut core = core();
+    core.fold(&begin(6, None, &[100, 101], 1));
+    let again = begin(7, None, &[101], 2);
+    core.fold(&again);
+    core.fold(&begin(NEWEST, Some(again.end()), &[], 0));
+    let asked = asked(FIRST, &[0, 2, 0]);
+    assert_eq!(core.differences(&asked), [0].as_slice());
+}
+
+#[test]
+fn everything_differs_where_what_the_generation_builds_on_is_not_in_the_path() {
+    let first = begin(7, None, &[100, 101], 1);
+    let lost = section(DISK, first.end(), vec![write(101)], 2);
+    let newest = begin(NEWEST, Some(lost.end()), &[], 0);
+    let behind = section(DISK, newest.end(), vec![write(100)], 3);
+    let asked = asked(FIRST, &[1, 1, 0]);
+
+    let mut core = core();
+    core.fold(&first);
+    assert_eq!(core.differences(&asked), all_differ(&asked), "not yet");
+    core.fold(&newest);
+    core.fold(&behind);
+    assert_eq!(core.differences(&asked), all_differ(&asked));
+}
+
+/// An object rotted, and the log of the boot that wrote it had all of it still.
+#[test]
+fn what_comes_into_the_path_for_the_second_time_is_what_counts() {
+    let first = begin(7, None, &[100, 101], 1);
+    let lost = section(DISK, first.end(), vec![write(101)], 2);
+    let newest = begin(NEWEST, Some(lost.end()), &[], 0);
+    let mut core = core();
+    for section in [&first, &newest, &first, &lost, &newest] {
+        core.fold(section);
+    }
+    let asked = asked(FIRST, &[1, 2, 0, 1]);
+    assert_eq!(core.differences(&asked), [0b1000].as_slice());
+}
+
+#[test]
 fn an_answer_has_one_bit_a_piece_from_the_first_asked_about_on() {
     let mut core = core();
-    core.fold(&section(DISK, 7, vec![write(101), write(110)], 1));
+    let first = begin(7, None, &[101, 110], 1);
+    core.fold(&first);
+    core.fold(&begin(NEWEST, Some(first.end()), &[], 0));
     let mut contents = [0; 11];
     contents[4] = 2;
     contents[5] = 2;

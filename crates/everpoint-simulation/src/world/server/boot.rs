@@ -42,6 +42,14 @@ impl World<'_> {
         let random = self.draws.node.bits();
         let life = self.server_life(server);
         life.boot.handle_listed(journals, random);
+        let highest = journals.iter().map(|journal| journal.level).max();
+        if let BootStep::Note { journal } = life.boot.step()
+            && Some(journal.level) <= highest
+        {
+            self.violate(format!(
+                "server {server} boots into {journal}, and the vault has a journal of that level, or above it (R2)"
+            ));
+        }
         self.server_after(server, Duration::from_micros(100), ServerEvent::Boot);
     }
 
