@@ -276,10 +276,11 @@ fn sizes_and_bookmarks_are_kept_by_seq() {
 fn what_is_another_machines_or_follows_nothing_is_not_folded_and_that_is_said() {
     let mut stream = Stream::new(1);
     let first = stream.block(3, Stream::first_records(1));
-    let _lost = stream.block(4, vec![data(4)]);
+    let lost = stream.block(4, vec![data(4)]);
     let third = stream.block(5, vec![data(5)]);
     let fourth = stream.block(6, vec![data(6)]);
-    let [first, third, fourth] = [first, third, fourth].map(|block| sections(&[block]).remove(0));
+    let sections_of = [first, lost, third, fourth].map(|block| sections(&[block]).remove(0));
+    let [first, lost, third, fourth] = sections_of;
 
     let mut other = MachineHistory::new(MachineId([8; 16]));
     assert_eq!(other.machine(), MachineId([8; 16]));
@@ -299,7 +300,8 @@ fn what_is_another_machines_or_follows_nothing_is_not_folded_and_that_is_said() 
     );
     assert!(history.disks().is_empty());
     assert!(history.fold(&first, journal(1), ObjectNo(1)));
-    for (number, section) in [(2, &third), (3, &fourth)] {
+    // The last of them follows where the disk stands, and comes too late.
+    for (number, section) in [(2, &third), (3, &fourth), (4, &lost)] {
         assert!(!history.fold(section, journal(1), ObjectNo(number)));
     }
     let broken = history.disks()[&stream.disk].broken.expect("one is lost");
