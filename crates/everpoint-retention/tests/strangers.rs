@@ -23,6 +23,10 @@ use everpoint_retention::{At, ImageFormat, OutputError, RestoreError, Subject};
 use images::{entries, request, run};
 use world::{World, memory_vault};
 
+/// One test at a time: a program that one starts has for a moment all that this process has open, also a device that
+/// only one may have.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Runs a program that has to succeed, and gives what it prints.
 fn output_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
@@ -66,6 +70,7 @@ async fn world() -> World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn qemu_img_takes_the_vhd_and_finds_it_equal_to_the_raw_image() {
+    let _alone = ALONE.lock().await;
     let world = world().await;
     let directory = tempfile::tempdir().unwrap();
     let [raw, vhd] = ["disk.raw", "disk.vhd"].map(|name| directory.path().join(name));
@@ -88,6 +93,7 @@ async fn qemu_img_takes_the_vhd_and_finds_it_equal_to_the_raw_image() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_is_overwritten_only_when_it_is_free_large_enough_and_named() {
+    let _alone = ALONE.lock().await;
     let world = world().await;
     let directory = tempfile::tempdir().unwrap();
     let [large, small] = ["large", "small"].map(|name| directory.path().join(name));
@@ -131,7 +137,7 @@ async fn a_device_is_overwritten_only_when_it_is_free_large_enough_and_named() {
 
     let held = rustix::fs::open(
         &device.0,
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::EXCL,
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::EXCL | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     );
     let error = refused(to_device.clone()).await;
@@ -159,6 +165,7 @@ async fn a_device_is_overwritten_only_when_it_is_free_large_enough_and_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mounted_device_is_refused_with_the_place_where_it_is_mounted() {
+    let _alone = ALONE.lock().await;
     let world = world().await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("filesystem");
