@@ -365,7 +365,9 @@ impl Hunted {
         let together = self.bug.search().together;
         add("together", together.map_or("null".to_owned(), quoted));
         add("budget", self.budget.to_string());
-        if let Some((seed, violated)) = &self.first {
+        // A seed that fails without the bug has not found it.
+        let found = self.first.as_ref().filter(|_| self.anyway.is_none());
+        if let Some((seed, violated)) = found {
             add("first_seed", seed.to_string());
             add("violated", quoted(violated));
         }

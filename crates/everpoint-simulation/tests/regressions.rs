@@ -486,3 +486,39 @@ fn seed_289450_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// the world goes in circles
+#[test]
+fn seed_140559854_stays_mended() {
+    let plan = Plan {
+        seed: 140559854,
+        shape: Shape {
+            servers: 2,
+            machines: 1,
+            disks: 3,
+            sectors: 8,
+            healed_at: Moment(1200000000),
+            think_us: 12696,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(100),
+            store_us_max: 1000,
+            unknown_per_mille: 0,
+            late_per_mille: 0,
+            twice_per_mille: 0,
+            link_us_max: 100,
+            stall_per_mille: 0,
+            corrupt_per_million: 0,
+            local_error_per_mille: 0,
+            log_files: 8,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![Fault {
+            at: Moment(0),
+            kind: FaultKind::Burst {
+                machine: 0,
+                time: Duration::from_millis(1489),
+            },
+        }],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}

@@ -15,6 +15,10 @@ impl World<'_> {
     pub(super) fn pack(&mut self, machine: usize) {
         let stamp = self.stamp(machine);
         let life = self.life(machine);
+        if life.pack_at != Some(stamp.now) {
+            // It was woken before: a look that is overtaken must not plan another beside the one that is.
+            return;
+        }
         life.pack_at = None;
         drop(life.order.take_dropped());
         while let Some((slot, batch)) = self.life(machine).order.take_batch(stamp) {
