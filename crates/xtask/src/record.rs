@@ -2,8 +2,8 @@
 //!
 //! Records lie in `target/reliability/`, one a run, and are never changed. [`crate::reliability`] makes a
 //! page of those that are of the present product. *The product* is what decides whether figures still
-//! hold: sources, messages, fuzz targets and the lock file. A commit that changes only documents, or adds
-//! tests, has the same product, and its figures stay.
+//! hold: sources, messages, fuzz targets and the lock file. A commit that changes only documents, adds
+//! tests, or shows the figures in another way, has the same product, and its figures stay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::run::{command, run, stdout_of};
 use crate::workspace::Workspace;
 
 /// What the product is made of, as patterns of git from the root of the workspace.
-const PRODUCT: [&str; 10] = [
+const PRODUCT: [&str; 13] = [
     "crates",
     "proto",
     "fuzz",
@@ -29,6 +29,9 @@ const PRODUCT: [&str; 10] = [
     ":(exclude,glob)crates/**/tests/**",
     ":(exclude,glob)crates/**/benches/**",
     ":(exclude)crates/xtask/mutants-accepted.txt",
+    ":(exclude)crates/xtask/src/record.rs",
+    ":(exclude)crates/xtask/src/reliability.rs",
+    ":(exclude,glob)crates/xtask/src/reliability/**",
 ];
 /// What stands where git does not answer: a tree without its history.
 const UNKNOWN: &str = "unknown";
@@ -86,6 +89,21 @@ impl Version {
             dirty: true,
             product: UNKNOWN.to_owned(),
         })
+    }
+
+    /// Whether what is committed now is the product that was run there; false where git does not know that commit.
+    #[must_use]
+    pub fn is_product_of(&self, workspace: &Workspace, ran: &Self) -> bool {
+        if ran.dirty || self.dirty {
+            return false;
+        }
+        let mut git = command(workspace, "git");
+        git.args(["diff", "--quiet", &ran.commit, &self.commit, "--"]);
+        let differs = git
+            .args(PRODUCT)
+            .stderr(std::process::Stdio::null())
+            .status();
+        differs.is_ok_and(|status| status.success())
     }
 
     /// The commit in few letters, and whether it is more than that.
@@ -285,6 +303,48 @@ mod tests {
         assert_eq!(records[0].command, "cargo xtask simulate --seeds 9");
         assert_eq!(records[0].counts, json!({"events": 7}));
         assert!(0 < records[0].machine.cores);
+    }
+
+    #[test]
+    fn only_what_changes_the_product_makes_it_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::scratch(folder.path());
+        let git = |args: &[&str]| {
+            let mut git = command(&workspace, "git");
+            git.args(["-c", "user.name=a", "-c", "user.email=a@b"]);
+            git.args(args);
+            stdout_of(git).unwrap();
+        };
+        let commit = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+            git(&["add", name]);
+            git(&["commit", "--quiet", "--message", name]);
+            Version::of(&workspace)
+        };
+        git(&["init", "--quiet"]);
+        let ran = commit("crates/everpoint-units/src/lib.rs");
+        for name in [
+            "README.md",
+            "crates/README.md",
+            "crates/xtask/src/reliability/sections.rs",
+        ] {
+            assert!(commit(name).is_product_of(&workspace, &ran), "{name}");
+        }
+        let other = commit("crates/everpoint-units/src/time.rs");
+        assert!(!other.is_product_of(&workspace, &ran));
+        assert!(other.is_product_of(&workspace, &other));
+        let dirty = Version {
+            dirty: true,
+            ..other.clone()
+        };
+        assert!(!other.is_product_of(&workspace, &dirty));
+        let unknown = Version {
+            commit: "c0ffee".repeat(6) + "c0ff",
+            ..other.clone()
+        };
+        assert!(!other.is_product_of(&workspace, &unknown));
     }
 
     #[test]

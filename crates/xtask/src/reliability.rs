@@ -50,9 +50,22 @@ pub fn write(workspace: &Workspace) -> Result<PathBuf> {
         let path = workspace.root.join(name);
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
+    let version = Version::of(workspace);
+    let mut records = record::all(workspace)?;
+    // What the product is made of may be told otherwise than when they ran: git knows whether it is the same.
+    let mut same = BTreeMap::new();
+    for record in &mut records {
+        let ran = &record.version;
+        let is_same = same
+            .entry((ran.commit.clone(), ran.dirty))
+            .or_insert_with(|| version.is_product_of(workspace, ran));
+        if *is_same {
+            record.version.product.clone_from(&version.product);
+        }
+    }
     let sources = Sources {
-        version: Version::of(workspace),
-        records: record::all(workspace)?,
+        version,
+        records,
         gaps: read(GAPS)?,
         found: read(FOUND)?,
     };

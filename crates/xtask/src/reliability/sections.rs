@@ -99,7 +99,24 @@ pub(super) fn simulated(records: &[&Record]) -> String {
     );
     text += "\nFaults that really happened:\n\n| fault | times |\n|---|---:|\n";
     text += &rows(&sums(counted.iter().map(|record| &record.counts["faults"])));
+    text += &parts(&counted);
     text + &broken(records, seeds)
+}
+
+/// The runs that the seeds were in: which seeds, when, and how long.
+fn parts(counted: &[&Record]) -> String {
+    let mut rows: Vec<(u64, String)> = counted
+        .iter()
+        .flat_map(|record| ranges(record).into_iter().map(move |range| (range, record)))
+        .map(|((from, to), record)| {
+            let (last, begun) = (to.saturating_sub(1), &record.started);
+            let row = format!("| {from} to {last} | {begun} | {:.0} s |\n", record.seconds);
+            (from, row)
+        })
+        .collect();
+    rows.sort();
+    let rows: String = rows.into_iter().map(|(_, row)| row).collect();
+    format!("\nThe parts that they ran in:\n\n| seeds | begun | took |\n|---|---|---:|\n{rows}")
 }
 
 /// Broken promises of all runs, those that were left out above too.

@@ -71,6 +71,7 @@ fn seeds_that_ran_twice_count_once_and_ranges_that_touch_are_one() {
         "| crashes | 6 |",
         "| restores compared | 10 |",
         "| freeze | 4 |",
+        "| 0 to 999 | 2026-11-01T00:00:00Z | 1 s |\n| 1000 to 1499 | 2026-11-02T00:00:00Z | 1 s |\n",
         "Broken promises: 0.",
         "below 2.0e-3 with a confidence",
     ];
