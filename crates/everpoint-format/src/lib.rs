@@ -10,6 +10,7 @@
 //! | origin            | `EPOR` | `origin.rs`    | the vault: where a machine's path begins  |
 //! | vault header      | `EPVH` | `vault.rs`     | the vault: its id and digest key          |
 //! | VHD footer        | `cone` | `vhd.rs`       | the end of a fixed VHD (big-endian)       |
+//! | replica mark      | `EPRM` | `replica.rs`   | the same page, of a replica               |
 //!
 //! A version that has shipped is never edited. Its golden bytes under `testdata/` are the proof, and
 //! a change to them in review is a stop sign. The byte tables are written out in `proto/formats.md`.
@@ -27,6 +28,7 @@ pub mod object;
 pub mod origin;
 mod position;
 pub mod record;
+pub mod replica;
 pub mod vault;
 pub mod vhd;
 

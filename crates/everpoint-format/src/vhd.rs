@@ -56,9 +56,21 @@ pub fn fixed_footer(size: ByteLen, unique_id: [u8; 16], created_at: WallTime) ->
     out[56..60].copy_from_slice(&geometry(size));
     out[60..64].copy_from_slice(&2_u32.to_be_bytes());
     out[68..84].copy_from_slice(&unique_id);
-    let sum: u32 = out.iter().map(|&byte| u32::from(byte)).sum();
-    out[64..68].copy_from_slice(&(!sum).to_be_bytes());
+    seal(&mut out);
     out
+}
+
+/// Makes the checksum that of the other bytes.
+pub(crate) fn seal(footer: &mut [u8; FOOTER_LEN]) {
+    footer[64..68].fill(0);
+    let sum: u32 = footer.iter().map(|&byte| u32::from(byte)).sum();
+    footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+}
+
+/// When the footer says that it was made: whole seconds, none before 2000.
+pub(crate) fn created_at(footer: &[u8; FOOTER_LEN]) -> WallTime {
+    let seconds = u32::from_be_bytes(*footer[24..].first_chunk().expect("four bytes"));
+    WallTime((SECONDS_FROM_1970_TO_2000 + u64::from(seconds)) * 1_000_000)
 }
 
 /// Cylinders, heads and sectors a track. Source: the specification's appendix "CHS Calculation".
