@@ -59,8 +59,11 @@ const PURE_DEPENDENCIES: [&str; 7] = [
 ];
 
 /// Plain values of crates that act: a number, a place. Cores of roles may name them.
-const PURE_ITEMS: [&str; 2] = [
+const PURE_ITEMS: [&str; 5] = [
     "everpoint_cache_log::LogPosition",
+    "everpoint_replica::Fence",
+    "everpoint_replica::Remedy",
+    "everpoint_replica::TARGET_LEN_MAX",
     "everpoint_transport::CloseReason",
 ];
 

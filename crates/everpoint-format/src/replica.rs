@@ -169,7 +169,8 @@ impl Mark {
             return Err(reader.invalid("more sectors than can be"));
         };
         let created_at = vhd::created_at(page);
-        let mut expected = vhd::fixed_footer(vhd::padded_size(ByteLen(size)), self.disk.0, created_at);
+        let mut expected =
+            vhd::fixed_footer(vhd::padded_size(ByteLen(size)), self.disk.0, created_at);
         expected[MARK_AT..MARK_AT + MARK_LEN].copy_from_slice(&page[MARK_AT..MARK_AT + MARK_LEN]);
         vhd::seal(&mut expected);
         if *page == expected {

@@ -114,10 +114,14 @@ pub enum Damage {
     Origin,
 }
 
+/// The number of a journal's first object.
+const FIRST: ObjectNo = ObjectNo::ZERO.next();
+
 #[derive(Debug)]
 enum At {
     Origin,
-    Listing(JournalId),
+    /// And the first of its objects that is wanted.
+    Listing(JournalId, ObjectNo),
     Reading(Reading),
     Done(PathEnd),
 }
@@ -151,11 +155,21 @@ impl PathWalk {
         }
     }
 
+    /// A walk that begins at an object that is known to be part of the machine's path. It is asked for, and handed
+    /// back as part of it: where the machine left the journal in it, the walk follows.
+    pub const fn from(machine: MachineId, journal: JournalId, number: ObjectNo) -> Self {
+        Self {
+            machine,
+            at: At::Listing(journal, number),
+            damage: Vec::new(),
+        }
+    }
+
     /// What the walk needs; `None` when it is done.
     pub fn need(&self) -> Option<Need> {
         match &self.at {
             At::Origin => Some(Need::Origin),
-            At::Listing(journal) => Some(Need::Listing(*journal)),
+            At::Listing(journal, _) => Some(Need::Listing(*journal)),
             At::Reading(at) => Some(Need::Object(at.journal, at.next)),
             At::Done(_) => None,
         }
@@ -194,7 +208,9 @@ impl PathWalk {
             "the origin was not asked for"
         );
         self.at = match origin {
-            Ok(Some(origin)) if origin.machine == self.machine => At::Listing(origin.journal),
+            Ok(Some(origin)) if origin.machine == self.machine => {
+                At::Listing(origin.journal, FIRST)
+            }
             Ok(None) => At::Done(PathEnd::NoOrigin),
             Ok(Some(_)) | Err(()) => {
                 self.damage.push(Damage::Origin);
@@ -209,7 +225,7 @@ impl PathWalk {
     ///
     /// If no listing was needed.
     pub fn handle_listing(&mut self, listing: &Listing) {
-        let At::Listing(journal) = self.at else {
+        let At::Listing(journal, first) = self.at else {
             panic!("no listing was asked for");
         };
         if listing.has_end {
@@ -221,11 +237,17 @@ impl PathWalk {
             Some((last, _)) if planted!(PathOverGap) => *last,
             _ => gapless_run(listing),
         };
+        if listed < first && first != FIRST {
+            let number = first;
+            self.damage.push(Damage::Vanished { journal, number });
+            self.at = At::Done(PathEnd::Broken);
+            return;
+        }
         self.at = At::Reading(Reading {
             journal,
-            next: ObjectNo::ZERO.next(),
+            next: first,
             listed,
-            previous: Some(ObjectChecksum::default()),
+            previous: (first == FIRST).then(ObjectChecksum::default),
             ended: None,
         });
         self.stop_at_the_end_of_the_run();
@@ -325,7 +347,7 @@ impl PathWalk {
             });
             self.at = At::Done(PathEnd::Broken);
         } else {
-            self.at = At::Listing(successor);
+            self.at = At::Listing(successor, FIRST);
         }
     }
 

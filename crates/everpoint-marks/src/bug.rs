@@ -95,6 +95,8 @@ bugs! {
         one(400);
     LevelBelowVault: "a boot looks at its own journals only for its level (R2)",
         one(400);
+    FenceNotRaised: "a replica's fence is not raised after a request whose outcome is unknown",
+        two("a put that lands late, and a newer one to the same place", 4_000);
 
     // The agent.
     FreedWhenSent: "an agent frees a block when it is sent", one(400);

@@ -81,6 +81,9 @@ marks! {
     SealNumberTaken: Rarely, "an object took the number of a seal";
     EmptyJournalSealed: Often, "a journal is sealed in which nothing was written";
     GapInListing: Often, "a listing has objects behind a missing number";
+    ReplicaOutcomeUnknown: Often, "a replica's fence is raised because nobody knows what became of a request";
+    ReplicaFenced: Often, "a replica is given up: its machine's path leads elsewhere";
+    ReplicaRebuilt: Often, "a replica is disowned, to be written again from the origin on";
 
     // The agent.
     QueueOverflows: Often, "a change does not fit the queue: its disk loses order";

@@ -12,6 +12,7 @@
 //! | `conduct.rs`, `rate_core.rs` | who broke the protocol and has to wait; how much of something is too much |
 //! | `blocking.rs` | work on other threads, and what tasks come to when the runtime goes down |
 //! | `take_over.rs` | another server's journals, on an operator's word |
+//! | `apply_core.rs` | how a replica is brought forward |
 //! | `compare.rs`, `compare_core.rs` | which pieces of a disk differ from what the vault holds |
 //!
 //! Files named `…_core.rs` decide and do nothing else: no runtime, clock, file or socket. They run here
@@ -21,6 +22,7 @@
 //! object's creation in the gapless prefix and a later look that found no `end`. Both are built from
 //! the tokens that those steps return.
 
+pub mod apply_core;
 mod backlog;
 pub mod backlog_core;
 mod blocking;

@@ -15,7 +15,9 @@ use everpoint_vault::Vault;
 use everpoint_vault::history::{list_journals, list_machines, read_header};
 use serde::Serialize;
 
-use crate::error::{IntegrityError, LoadError};
+use everpoint_vault::frames::IntegrityError;
+
+use crate::error::LoadError;
 use crate::listing::Window;
 use crate::machine::{DamageNote, LoadedMachine, load_machines};
 use crate::plain;

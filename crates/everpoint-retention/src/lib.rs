@@ -16,7 +16,7 @@
 
 mod check;
 mod error;
-mod frames;
+mod joined;
 mod listing;
 mod machine;
 mod plain;
@@ -24,7 +24,8 @@ mod point;
 mod restore;
 
 pub use check::{CheckProgress, CheckReport, Finding, MachineCheck, Severity, check};
-pub use error::{ErrorKind, IntegrityError, LoadError};
+pub use error::{ErrorKind, LoadError};
+pub use everpoint_vault::frames::IntegrityError;
 pub use listing::{
     BookmarkClass, BookmarkEntry, DiskList, DiskState, DiskSummary, Instant, MachineDamage,
     PathState, PointList, Window, list_disks, list_points,

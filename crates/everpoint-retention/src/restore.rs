@@ -23,11 +23,12 @@ use std::path::PathBuf;
 
 use everpoint_format::vault::VaultHeader;
 use everpoint_units::{ByteLen, DiskId, MachineId, SECTOR_LEN, Seq, WallTime};
+use everpoint_vault::frames::IntegrityError;
 use everpoint_vault::history::{HistoryError, read_header};
 use everpoint_vault::{ObjectName, ReadError, Vault};
 use serde::Serialize;
 
-use crate::error::{ErrorKind, IntegrityError, LoadError, kind_of_history, kind_of_read};
+use crate::error::{ErrorKind, LoadError, kind_of_history, kind_of_read};
 use crate::machine::{DamageNote, LoadedMachine, Subject, find_machine, load_machine};
 use crate::plain;
 use crate::point::{At, PointError};

@@ -28,7 +28,7 @@ use crate::vault::Vault;
 
 pub use object::{decode_object, read_object};
 pub use seal::seal_journal;
-pub use walk::{WALK_AHEAD_MAX, Walked, read_objects, walk, walk_all};
+pub use walk::{WALK_AHEAD_MAX, Walked, read_objects, walk, walk_all, walk_from};
 
 /// What lies under the name of a journal object.
 #[derive(Debug)]

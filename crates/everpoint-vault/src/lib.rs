@@ -49,6 +49,7 @@ pub mod contract;
 mod error;
 pub mod faulty;
 mod file;
+pub mod frames;
 pub mod history;
 mod name;
 mod payload;

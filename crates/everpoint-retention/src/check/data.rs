@@ -11,9 +11,12 @@ use everpoint_vault::history::HistoryError;
 use futures::{StreamExt as _, stream};
 
 use super::{Checking, Finding, Severity};
-use crate::error::{IntegrityError, LoadError};
-use crate::frames::verify::{BatchRead, open_frame, read_batch, read_frame};
-use crate::frames::{Batch, batches, object_name, unless_panicked};
+use everpoint_vault::frames::{
+    Batch, BatchRead, IntegrityError, batches, object_name, open_frame, read_batch, read_frame,
+};
+
+use crate::error::LoadError;
+use crate::joined::unless_panicked;
 
 /// Most reads in flight. One holds at most 12 MiB, packed and unpacked.
 const READS_MAX: usize = 4;

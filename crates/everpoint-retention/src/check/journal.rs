@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 
 use super::{Checking, Finding, Severity, with_causes};
 use crate::error::LoadError;
-use crate::frames::object_name;
+use everpoint_vault::frames::object_name;
 
 /// A journal as far as it was read.
 struct Chain {

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use everpoint_format::data::DataIndex;
 use everpoint_format::digest::DigestKey;
 use everpoint_units::ByteLen;
+use everpoint_vault::frames::{
+    Batch, BatchRead, IntegrityError, batches, object_name, read_batch, read_frame,
+};
 use everpoint_vault::history::{ObjectFound, WALK_AHEAD_MAX, read_objects};
 use everpoint_vault::{ObjectName, Vault};
 use futures::StreamExt as _;
@@ -17,9 +20,7 @@ use super::image::Image;
 use super::plan::DiskPlan;
 use super::pour::pour;
 use super::{Progress, RestoreError, Restoring, WantedDisk};
-use crate::error::IntegrityError;
-use crate::frames::verify::{BatchRead, read_batch, read_frame};
-use crate::frames::{Batch, batches, object_name, unless_panicked};
+use crate::joined::unless_panicked;
 use crate::machine::WalkedObject;
 
 /// What indexes that are read ahead may take of the memory. Unit: bytes.

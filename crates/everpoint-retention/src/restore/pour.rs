@@ -3,12 +3,11 @@
 use bytes::Bytes;
 use everpoint_format::digest::{DigestKey, PIECE_LEN};
 use everpoint_units::{ByteLen, ByteOffset};
+use everpoint_vault::frames::{Batch, open_frame};
 
 use super::RestoreError;
 use super::fetch::Poured;
 use super::image::Image;
-use crate::frames::Batch;
-use crate::frames::verify::open_frame;
 
 /// Bytes that go to one place of the image.
 pub(super) struct Part {

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use super::image::{Image, ZERO_STEP};
 use super::output::{Output, OutputError};
 use super::{ImageFormat, RestoreError, WantedDisk};
-use crate::frames::unless_panicked;
+use crate::joined::unless_panicked;
 
 /// Longest name of a file. Source: `NAME_MAX` of Linux. Unit: bytes.
 const NAME_LEN_MAX: usize = 255;

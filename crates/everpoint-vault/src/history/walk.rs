@@ -54,6 +54,28 @@ pub async fn walk(
     Ok(walked.remove(&machine).expect("it was walked"))
 }
 
+/// As [`walk`], from an object on that is known to be part of the machine's path; it is handed over too.
+///
+/// # Errors
+///
+/// See [`HistoryError`]; damage on the path is part of the answer. Where the object is not there, the walk ends broken.
+pub async fn walk_from(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+    (journal, number): (JournalId, ObjectNo),
+    mut visit: impl FnMut(JournalId, ObjectNo, &DataIndex, ByteLen),
+) -> Result<Walked, HistoryError> {
+    let visit = |_: &[MachineId], journal, number, data: &DataIndex, len| {
+        visit(journal, number, data, len);
+    };
+    let (mut waiting, walked) = (BTreeMap::new(), BTreeMap::new());
+    let walks = Walks::from([(machine, PathWalk::from(machine, journal, number))]);
+    waiting.insert(journal, walks);
+    let mut walked = walk_waiting(vault, id, waiting, walked, visit).await?;
+    Ok(walked.remove(&machine).expect("it was walked"))
+}
+
 /// Walks the paths of several machines at once; every object is read once. `visit` is called with each object
 /// that is part of at least one path, in an order that is path order for every machine, and with the
 /// machines, rising, whose path it is part of.
@@ -65,7 +87,7 @@ pub async fn walk_all(
     vault: &Vault,
     id: VaultId,
     machines: impl IntoIterator<Item = MachineId>,
-    mut visit: impl FnMut(&[MachineId], JournalId, ObjectNo, &DataIndex, ByteLen),
+    visit: impl FnMut(&[MachineId], JournalId, ObjectNo, &DataIndex, ByteLen),
 ) -> Result<BTreeMap<MachineId, Walked>, HistoryError> {
     let mut waiting: BTreeMap<JournalId, Walks> = BTreeMap::new();
     let mut walked = BTreeMap::new();
@@ -78,6 +100,17 @@ pub async fn walk_all(
         path.handle_origin(origin.as_ref().map(Option::as_ref).map_err(|_| ()));
         put_aside(machine, path, &mut waiting, &mut walked);
     }
+    walk_waiting(vault, id, waiting, walked, visit).await
+}
+
+/// Walks on, journal by journal, until no walk waits.
+async fn walk_waiting(
+    vault: &Vault,
+    id: VaultId,
+    mut waiting: BTreeMap<JournalId, Walks>,
+    mut walked: BTreeMap<MachineId, Walked>,
+    mut visit: impl FnMut(&[MachineId], JournalId, ObjectNo, &DataIndex, ByteLen),
+) -> Result<BTreeMap<MachineId, Walked>, HistoryError> {
     // A walk that leaves a journal waits for one of a higher level: what was popped never comes back.
     while let Some((journal, mut walks)) = waiting.pop_first() {
         let listing = list_journal(vault, journal).await?;

@@ -1,6 +1,7 @@
 //! From the runs that an object gives to the frames that have to be read, verified and cut up.
 
-pub(crate) mod verify;
+mod error;
+mod verify;
 
 use std::collections::BTreeMap;
 
@@ -11,10 +12,11 @@ use everpoint_format::index::{BlockEntry, Index, Section};
 use everpoint_format::name;
 use everpoint_journal::extent_map::Run;
 use everpoint_units::{ByteLen, ByteOffset, Extent, JournalId, ObjectNo, SECTOR_LEN};
-use everpoint_vault::ObjectName;
-use tokio::task::JoinError;
 
-use crate::error::IntegrityError;
+use crate::name::ObjectName;
+
+pub use error::IntegrityError;
+pub use verify::{BatchRead, open_frame, read_batch, read_frame};
 
 /// Most bytes of one read, unless one frame is longer. Unit: bytes.
 const READ_LEN_MAX: u64 = 4 << 20;
@@ -25,39 +27,39 @@ const GAP_MAX: u64 = 64 << 10;
 
 /// A frame that gives something, with what is to be verified and written of it.
 #[derive(Debug)]
-pub(crate) struct FrameJob {
-    pub(crate) frame_at: ByteOffset,
-    pub(crate) frame: Frame,
-    pub(crate) cuts: Vec<Cut>,
+pub struct FrameJob {
+    pub frame_at: ByteOffset,
+    pub frame: Frame,
+    pub cuts: Vec<Cut>,
     /// By place in the frame, each piece once.
-    pub(crate) checks: Vec<Check>,
+    pub checks: Vec<Check>,
 }
 
 /// Bytes of a frame, and where on the disk they go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Cut {
-    pub(crate) raw_at: usize,
-    pub(crate) len: usize,
-    pub(crate) disk_at: ByteOffset,
+pub struct Cut {
+    pub raw_at: usize,
+    pub len: usize,
+    pub disk_at: ByteOffset,
 }
 
 /// The digest of a piece that lies in a frame whole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Check {
-    pub(crate) raw_at: usize,
-    pub(crate) digest: PieceDigest,
-    pub(crate) disk_at: ByteOffset,
+pub struct Check {
+    pub raw_at: usize,
+    pub digest: PieceDigest,
+    pub disk_at: ByteOffset,
 }
 
 /// Frames of one object that are read at once.
 #[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) object: ObjectName,
-    pub(crate) at: ByteOffset,
-    pub(crate) len: ByteLen,
-    pub(crate) raw_len: ByteLen,
+pub struct Batch {
+    pub object: ObjectName,
+    pub at: ByteOffset,
+    pub len: ByteLen,
+    pub raw_len: ByteLen,
     /// By place in the object.
-    pub(crate) jobs: Vec<FrameJob>,
+    pub jobs: Vec<FrameJob>,
 }
 
 /// Which frame: the object, the place, and what the index says of it. Two indexes that disagree about a
@@ -94,7 +96,7 @@ struct Passed {
 /// # Errors
 ///
 /// [`IntegrityError::Reference`].
-pub(crate) fn batches(
+pub fn batches(
     journal: JournalId,
     number: ObjectNo,
     index: &Index,
@@ -265,22 +267,14 @@ impl Batch {
     }
 
     /// What it takes to hold what is read and what it unpacks to. Unit: bytes.
-    pub(crate) const fn memory(&self) -> u64 {
+    pub const fn memory(&self) -> u64 {
         self.len.0 + self.raw_len.0
     }
 }
 
 /// The name of a journal object.
-pub(crate) fn object_name(journal: JournalId, number: ObjectNo) -> ObjectName {
+pub fn object_name(journal: JournalId, number: ObjectNo) -> ObjectName {
     ObjectName::new(&name::journal_object(journal, number)).expect("the format's names are names")
-}
-
-/// What a task returned. A panic goes on here; nothing cancels a task that is still waited for.
-pub(crate) fn unless_panicked<T>(outcome: Result<T, JoinError>) -> T {
-    outcome.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(error) => panic!("a task that is waited for was cancelled: {error}"),
-    })
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use everpoint_format::digest::{DigestKey, PIECE_LEN};
 use everpoint_units::{ByteLen, ByteOffset};
-use everpoint_vault::{ObjectName, ReadError, Vault};
 
-use super::{Batch, Check, FrameJob};
-use crate::error::IntegrityError;
+use super::{Batch, Check, FrameJob, IntegrityError};
+use crate::error::ReadError;
+use crate::name::ObjectName;
+use crate::vault::Vault;
 
 /// What reading a batch gave.
-pub(crate) enum BatchRead {
+pub enum BatchRead {
     /// All of it.
     Whole(Bytes),
     /// Not all bytes are there. What is missing may be of a frame that is not needed: each by itself, then.
@@ -21,7 +22,7 @@ pub(crate) enum BatchRead {
 /// # Errors
 ///
 /// Only where the vault gives no answer.
-pub(crate) async fn read_batch(vault: &Vault, batch: &Batch) -> Result<BatchRead, ReadError> {
+pub async fn read_batch(vault: &Vault, batch: &Batch) -> Result<BatchRead, ReadError> {
     match vault.read_range(&batch.object, batch.at, batch.len).await {
         Ok(Some(bytes)) => Ok(BatchRead::Whole(bytes)),
         Ok(None) | Err(ReadError::Medium { .. } | ReadError::OutOfRange { .. }) => {
@@ -36,7 +37,7 @@ pub(crate) async fn read_batch(vault: &Vault, batch: &Batch) -> Result<BatchRead
 /// # Errors
 ///
 /// Only where the vault gives no answer.
-pub(crate) async fn read_frame(
+pub async fn read_frame(
     vault: &Vault,
     object: &ObjectName,
     job: &FrameJob,
@@ -63,7 +64,7 @@ pub(crate) async fn read_frame(
 /// # Errors
 ///
 /// The first thing that is not as it was stored.
-pub(crate) fn open_frame(
+pub fn open_frame(
     object: &ObjectName,
     job: &FrameJob,
     bytes: &Bytes,
