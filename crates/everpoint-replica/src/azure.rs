@@ -9,6 +9,7 @@
 mod answer;
 mod ranges;
 mod request;
+mod sas;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use object_store::client::{Certificate, HttpClient, HttpConnector as _, ReqwestC
 use object_store::{ClientOptions, PutPayload};
 use tokio::time::timeout;
 
+use crate::address::BlobAddress;
 use crate::error::{Cause, PageError, Refusal};
 use crate::fence::Fence;
 use crate::target::{
@@ -35,6 +37,8 @@ use crate::target::{
 
 use answer::Answer;
 use request::Request;
+
+pub use sas::SasUrlError;
 
 /// Longest wait for a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -132,6 +136,12 @@ impl AzureAccount {
             name: name.into(),
             len: Arc::new(AtomicU64::new(LEN_UNKNOWN)),
         }
+    }
+
+    /// The blob of an address, whether it exists or not.
+    #[must_use]
+    pub fn pages_at(&self, address: &BlobAddress) -> AzurePages {
+        self.pages(address.container(), address.name())
     }
 
     /// Sends one request, and waits for all of its answer.

@@ -9,9 +9,11 @@
 //! | [`MemoryPages`] | for tests; [`FaultyPages`] puts faults in front of any of them |
 //!
 //! A target is fenced: every write carries a [`Fence`] and takes effect only while that is the target's own. What a
-//! target is *for*, which changes go into it and when, is not known here; nor does anything here repeat a request:
-//! whether the same bytes may be sent again, or the fence has to be raised first, only the caller can know.
+//! target is *for*, which changes go into it and when, is not known here; nor does any form of it repeat a request:
+//! whether the same bytes may be sent again, or the fence has to be raised first, only the caller can know. One such
+//! caller is [`Upload`]: it writes a whole image, once.
 
+mod address;
 mod azure;
 pub mod contract;
 mod error;
@@ -20,8 +22,10 @@ mod fence;
 mod file;
 mod memory;
 mod target;
+mod upload;
 
-pub use azure::{AzureAccount, AzurePages, PagesConfig};
+pub use address::{BlobAddress, ParseBlobAddressError};
+pub use azure::{AzureAccount, AzurePages, PagesConfig, SasUrlError};
 pub use error::{Cause, PageError, Refusal, Remedy};
 pub use faulty::{FaultyPages, PageFault};
 pub use fence::{COUNTER_MAX, Fence, LEVEL_MAX};
@@ -31,3 +35,4 @@ pub use target::{
     CLEAR_LEN_MAX, CopyState, LEASE_S_MAX, LeaseId, PUT_LEN_MAX, PageRange, PageTarget, Pages,
     Properties, SnapshotId, TARGET_LEN_MAX, expect_pages,
 };
+pub use upload::{Ground, UPLOAD_MEMORY_MIN, Upload, UploadConfig, UploadError, Uploaded};

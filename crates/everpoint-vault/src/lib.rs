@@ -59,7 +59,7 @@ mod store;
 mod url;
 mod vault;
 
-pub use cloud::{AccessError, AzureAccess, S3Access};
+pub use cloud::{AccessError, AzureAccess, AzureCredentials, S3Access};
 pub use config::{ConfigError, OpenOptions, RetryConfig, VaultConfig};
 pub use error::{
     Cause, CreateError, ListError, OpenError, ProbeFinding, ReadError, Remedy, SettleError,

@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::azure::{
+    AzureConfigKey, AzureCredential, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder,
+};
 use object_store::client::StaticCredentialProvider;
 
 use super::secret::{FileCredential, Kind, read_secret};
-use super::{AccessError, below, once, patient};
+use super::{AccessError, authorities, below, once, patient};
 
 /// How Azure Blob storage is reached. What is not set here is taken from the environment: the
 /// `AZURE_STORAGE_*` variables that Azure's own tools read, and those of workload identities.
@@ -38,6 +40,31 @@ pub struct AzureAccess {
     pub federated_token_file: Option<PathBuf>,
     /// Where tokens are asked for in a sovereign cloud. Default: `https://login.microsoftonline.com`.
     pub authority_host: Option<String>,
+    /// A file with authorities, in PEM, that are trusted beside the system's: for private endpoints behind a
+    /// proxy, and for emulators.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Whose credential is shown to which endpoint, for clients that speak to it in other ways than a vault does.
+#[derive(Clone)]
+pub struct AzureCredentials {
+    /// The storage account.
+    pub account: String,
+    /// Without a slash at its end.
+    pub endpoint: String,
+    /// Asked before each request: tokens and files are renewed.
+    pub credentials: AzureCredentialProvider,
+    /// Authorities that are trusted beside the system's.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+/// The client of a container, and what it was made of.
+#[derive(Debug)]
+struct Client {
+    store: MicrosoftAzure,
+    account: String,
+    endpoint: String,
+    ca_pem: Option<Vec<u8>>,
 }
 
 /// What the environment says, and Azure's own tools understand.
@@ -60,10 +87,25 @@ impl AzureAccess {
         container: &str,
         prefix: &str,
     ) -> Result<Arc<dyn ObjectStore>, AccessError> {
-        Ok(below(self.client(container)?, prefix))
+        Ok(below(self.client(container)?.store, prefix))
     }
 
-    fn client(&self, container: &str) -> Result<MicrosoftAzure, AccessError> {
+    /// The account, its endpoint and the credential for a container, as a vault in it has them.
+    ///
+    /// # Errors
+    ///
+    /// What is missing or cannot be.
+    pub fn credentials(&self, container: &str) -> Result<AzureCredentials, AccessError> {
+        let client = self.client(container)?;
+        Ok(AzureCredentials {
+            account: client.account,
+            endpoint: client.endpoint,
+            credentials: Arc::clone(client.store.credentials()),
+            ca_pem: client.ca_pem,
+        })
+    }
+
+    fn client(&self, container: &str) -> Result<Client, AccessError> {
         let environment = self.environment_beside(|name| std::env::var(name).ok())?;
         let account = self.account.clone().or(environment.account.clone());
         let account = account.ok_or(AccessError::Unset {
@@ -79,23 +121,40 @@ impl AzureAccess {
                 .with_skip_signature(false),
         };
         let endpoint = self.endpoint.clone().or(environment.endpoint.clone());
-        let mut options = patient();
-        if let Some(endpoint) = endpoint {
-            options = options.with_allow_http(endpoint.starts_with("http://"));
-            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+        // The client may know a variable of its own for it; the same is believed of that as of the others.
+        let is_named = self.account.is_some() || self.has_credential();
+        let endpoint = match endpoint {
+            None if !is_named => builder.get_config_value(&AzureConfigKey::Endpoint),
+            endpoint => endpoint,
+        };
+        let endpoint = endpoint.map_or_else(
+            || format!("https://{account}.blob.core.windows.net"),
+            |endpoint| endpoint.trim_end_matches('/').to_owned(),
+        );
+        let trusted = authorities("azure.ca_file", self.ca_file.as_deref())?;
+        let mut options = patient().with_allow_http(endpoint.starts_with("http://"));
+        if let Some(trusted) = &trusted {
+            options = trusted.trusted_by(options);
         }
         if self.has_credential() {
             builder = self.with_credential(builder)?;
         } else if let Some(credential) = environment.credential()? {
             builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential)));
         }
-        builder
-            .with_account(account)
+        let store = builder
+            .with_endpoint(endpoint.clone())
+            .with_account(&account)
             .with_container_name(container)
             .with_retry(once())
             .with_client_options(options)
             .build()
-            .map_err(AccessError::Client)
+            .map_err(AccessError::Client)?;
+        Ok(Client {
+            store,
+            account,
+            endpoint,
+            ca_pem: trusted.map(|trusted| trusted.pem),
+        })
     }
 
     /// What the environment has to say beside the configuration. Where that is of another account, it is nothing;
@@ -182,6 +241,16 @@ impl AzureAccess {
             builder = builder.with_config(AzureConfigKey::FederatedTokenFile, path);
         }
         Ok(builder)
+    }
+}
+
+impl fmt::Debug for AzureCredentials {
+    /// Without the credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AzureCredentials")
+            .field("account", &self.account)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
     }
 }
 

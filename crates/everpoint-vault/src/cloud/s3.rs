@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
 use super::secret::read_secret;
-use super::{AccessError, below, once, patient};
+use super::{AccessError, authorities, below, once, patient};
 
 /// How S3 is reached. What is not set here is taken from the environment: the `AWS_*` variables, web
 /// identities, and the instance's own.
@@ -22,6 +22,8 @@ pub struct S3Access {
     pub access_key_id: Option<String>,
     /// A file with its secret.
     pub secret_access_key_file: Option<PathBuf>,
+    /// A file with authorities, in PEM, that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
     /// Whether the bucket is part of the host's name. Default false.
     pub virtual_hosted: bool,
 }
@@ -42,6 +44,9 @@ impl S3Access {
         let named = || named.iter().find_map(|name| std::env::var(name).ok());
         let endpoint = self.endpoint.clone().or_else(named);
         let mut options = patient();
+        if let Some(trusted) = authorities("s3.ca_file", self.ca_file.as_deref())? {
+            options = trusted.trusted_by(options);
+        }
         if let Some(endpoint) = endpoint {
             if self.virtual_hosted {
                 return Err(AccessError::Setting {

@@ -35,7 +35,7 @@ pub(super) fn read_secret(key: &'static str, path: &Path) -> Result<String, Acce
             Err(AccessError::ReadableByOthers { key, path, mode })
         }
         Ok((_, text)) => Ok(text.trim().to_owned()),
-        Err(source) => Err(AccessError::Secret { key, path, source }),
+        Err(source) => Err(AccessError::Unread { key, path, source }),
     }
 }
 

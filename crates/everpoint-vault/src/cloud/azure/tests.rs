@@ -179,3 +179,43 @@ async fn a_sas_that_was_renewed_in_its_file_counts() {
     credential.make_old();
     assert_eq!(signature(&credential).await, "new");
 }
+
+#[tokio::test]
+async fn who_speaks_to_an_account_in_another_way_has_the_credential_of_its_vaults() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("account.key");
+    std::fs::write(&path, "a2V5").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut access = AzureAccess {
+        account: Some("disks".into()),
+        access_key_file: Some(path),
+        ..AzureAccess::default()
+    };
+    let found = access.credentials("replicas").unwrap();
+    assert_eq!(found.account, "disks");
+    assert_eq!(found.endpoint, "https://disks.blob.core.windows.net");
+    let credential = found.credentials.get_credential().await.unwrap();
+    assert!(matches!(*credential, AzureCredential::AccessKey(_)));
+    access.endpoint = Some("http://127.0.0.1:10000/disks/".into());
+    let found = access.credentials("replicas").unwrap();
+    assert_eq!(found.endpoint, "http://127.0.0.1:10000/disks");
+}
+
+#[test]
+fn a_file_without_authorities_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    let mut access = AzureAccess {
+        account: Some("disks".into()),
+        ca_file: Some(path.clone()),
+        ..AzureAccess::default()
+    };
+    let message = access.client("vault").unwrap_err().to_string();
+    assert!(message.starts_with("azure.ca_file: "), "{message}");
+    std::fs::write(&path, "nothing").unwrap();
+    let message = access.client("vault").unwrap_err().to_string();
+    let expected = "azure.ca_file: it has to hold certificates of authorities, in PEM";
+    assert_eq!(message, expected);
+    access.ca_file = None;
+    assert!(access.client("vault").unwrap().ca_pem.is_none());
+}
