@@ -4,7 +4,7 @@
 mod put;
 mod rotate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use everpoint_cache_log::{LogPosition, LogReader};
@@ -16,6 +16,7 @@ use everpoint_vault::Payload;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::at_hand::ObjectAtHand;
 use crate::backlog::{Cached, Next};
 use crate::blocking::{blocking, outcome};
 use crate::clock::wall_time;
@@ -48,6 +49,8 @@ pub(crate) struct CommitTask {
     tail: TailCore,
     reader: Option<LogReader>,
     drains: Vec<oneshot::Sender<()>>,
+    /// Frozen and not committed yet, where somebody wants them then.
+    in_flight: VecDeque<ObjectAtHand>,
 }
 
 impl CommitTask {
@@ -61,6 +64,7 @@ impl CommitTask {
             tail,
             reader: None,
             drains: Vec::new(),
+            in_flight: VecDeque::new(),
         }
     }
 
@@ -200,6 +204,9 @@ impl CommitTask {
         };
         let object = self.core.freeze(writer, wall_time());
         metrics::frozen(&object);
+        if self.shared.replicas.is_some() {
+            self.in_flight.push_back(ObjectAtHand::of(&object));
+        }
         let (journal, number) = (object.header.journal, object.header.number);
         let payload = Payload::new(object.pieces);
         let shared = Arc::clone(&self.shared);
@@ -242,7 +249,7 @@ impl CommitTask {
     }
 
     /// Everything through this object is committed: tells the agents, frees the log.
-    fn committed(&self, through: ObjectNo, what: Vec<Covers>) {
+    fn committed(&mut self, through: ObjectNo, what: Vec<Covers>) {
         let now = self.shared.clock.now();
         for covers in what {
             for (disk, committed) in covers.disks {
@@ -259,6 +266,12 @@ impl CommitTask {
             }
             if let Some(since) = covers.since {
                 metrics::committed(now.since(since));
+            }
+        }
+        if let Some(replicas) = &self.shared.replicas {
+            let covered = |object: &mut ObjectAtHand| object.number <= through;
+            while let Some(object) = self.in_flight.pop_front_if(covered) {
+                replicas.committed(&self.shared, object);
             }
         }
         self.shared

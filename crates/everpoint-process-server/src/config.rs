@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use everpoint_journal::commit::IN_FLIGHT_MAX;
 use everpoint_units::ServerId;
-use everpoint_vault::VaultConfig;
+use everpoint_vault::{AzureAccess, VaultConfig};
 use serde::Deserialize;
 
 /// The section `[process]` of a server's configuration file.
@@ -42,9 +42,12 @@ pub struct ProcessServerConfig {
     #[serde(default)]
     pub commit: CommitConfig,
     /// Bytes that all buffers together may take: five eighths for what comes in, a quarter for what is
-    /// committed, an eighth for compares. Default 512 MiB, at least 64 MiB. Unit: bytes.
+    /// committed, an eighth for compares; where there are replicas, an eighth of what comes in is theirs. Default 512 MiB, at least 64 MiB. Unit: bytes.
     #[serde(default = "memory_default")]
     pub memory_bytes_max: usize,
+    /// Replicas of the disks, if any are wanted.
+    #[serde(default)]
+    pub replica: Option<ReplicaConfig>,
     /// Machines at a time. Default 4,096.
     #[serde(default = "machines_default")]
     pub machines_max: usize,
@@ -55,6 +58,47 @@ pub struct ProcessServerConfig {
     /// Largest datagram. Default 1,452, up to 6,550 where the whole path carries it. Unit: bytes.
     #[serde(default = "mtu_default")]
     pub mtu_max: u16,
+}
+
+/// Replicas of all disks that the server serves, brought forward as changes are committed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaConfig {
+    /// `az://container/prefix`: a page blob for each disk, `DISK.vhd`. `file:///dir`: a VHD file for each.
+    pub url: String,
+    /// How Azure is reached. What is not said is taken from the environment, as for vaults.
+    #[serde(default)]
+    pub azure: AzureAccess,
+    /// Shortest time for which changes are collected. Default 1,000, 10 to `window_ms_max`. Unit: milliseconds.
+    #[serde(default = "window_min_default")]
+    pub window_ms_min: u64,
+    /// Longest time, taken where the target is slow. Default 3,600,000 (an hour), at most a day. Unit: milliseconds.
+    #[serde(default = "window_max_default")]
+    pub window_ms_max: u64,
+    /// What one window may hold before it is written early. Default 512 MiB, at least 16 MiB. Unit: bytes.
+    #[serde(default = "window_bytes_default")]
+    pub window_bytes_max: u64,
+    /// Where windows wait for their requests. Default: `replicas` in the state directory.
+    #[serde(default)]
+    pub staging_dir: Option<PathBuf>,
+    /// What all windows together may hold there. Default 16 GiB, at least twice `window_bytes_max`. Unit: bytes.
+    #[serde(default = "staging_bytes_default")]
+    pub staging_bytes_max: u64,
+    /// Requests under way for one disk. Default 8, 1 to 64.
+    #[serde(default = "replica_in_flight_default")]
+    pub in_flight_max: usize,
+    /// Requests a second for one disk. Default 500: Azure's target for a standard page blob.
+    #[serde(default = "requests_default")]
+    pub requests_per_s: u64,
+    /// Bytes a second for one disk. Default 60 MiB: Azure's target for a standard page blob.
+    #[serde(default = "bytes_default")]
+    pub bytes_per_s: u64,
+    /// Requests a second of all disks. Default 20,000: Azure's target for a standard account.
+    #[serde(default = "account_requests_default")]
+    pub account_requests_per_s: u64,
+    /// Bytes a second of all disks. Default 3,125,000,000: Azure's target for a standard account, 25 Gbit.
+    #[serde(default = "account_bytes_default")]
+    pub account_bytes_per_s: u64,
 }
 
 /// Paths of PEM files; keys must be readable by their owner alone.
@@ -116,6 +160,8 @@ pub(crate) struct MemoryParts {
     pub(crate) commit: usize,
     /// The windows of compares.
     pub(crate) compare: usize,
+    /// What is staged for replicas and sent to them; nothing where there are none.
+    pub(crate) replica: usize,
 }
 
 const fn memory_default() -> usize {
@@ -138,6 +184,42 @@ const fn log_file_default() -> u64 {
     64 << 20
 }
 
+const fn window_min_default() -> u64 {
+    1_000
+}
+
+const fn window_max_default() -> u64 {
+    3_600_000
+}
+
+const fn window_bytes_default() -> u64 {
+    512 << 20
+}
+
+const fn staging_bytes_default() -> u64 {
+    16 << 30
+}
+
+const fn replica_in_flight_default() -> usize {
+    8
+}
+
+const fn requests_default() -> u64 {
+    500
+}
+
+const fn bytes_default() -> u64 {
+    60 << 20
+}
+
+const fn account_requests_default() -> u64 {
+    20_000
+}
+
+const fn account_bytes_default() -> u64 {
+    3_125_000_000
+}
+
 impl Default for CommitConfig {
     fn default() -> Self {
         Self {
@@ -156,14 +238,82 @@ impl TryFrom<String> for ServerIdText {
     }
 }
 
+impl ReplicaConfig {
+    /// Tests every bound.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is outside its bounds, with the rule.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let rates = [
+            self.requests_per_s,
+            self.bytes_per_s,
+            self.account_requests_per_s,
+            self.account_bytes_per_s,
+        ];
+        let rules = [
+            (
+                10 <= self.window_ms_min && self.window_ms_min <= self.window_ms_max,
+                "replica.window_ms_min",
+                "must be 10 to window_ms_max",
+            ),
+            (
+                self.window_ms_max <= 86_400_000,
+                "replica.window_ms_max",
+                "must be at most 86400000 (a day)",
+            ),
+            (
+                16 << 20 <= self.window_bytes_max,
+                "replica.window_bytes_max",
+                "must be at least 16777216 (16 MiB)",
+            ),
+            (
+                self.window_bytes_max <= self.staging_bytes_max / 2,
+                "replica.staging_bytes_max",
+                "must be at least twice window_bytes_max",
+            ),
+            (
+                (1..=64).contains(&self.in_flight_max),
+                "replica.in_flight_max",
+                "must be 1 to 64",
+            ),
+            (
+                rates.iter().all(|rate| 0 < *rate),
+                "replica",
+                "requests and bytes a second must be above 0",
+            ),
+            (
+                self.requests_per_s <= self.bytes_per_s,
+                "replica.bytes_per_s",
+                "must be at least requests_per_s",
+            ),
+        ];
+        first_broken(rules)
+    }
+}
+
+fn first_broken(
+    rules: impl IntoIterator<Item = (bool, &'static str, &'static str)>,
+) -> Result<(), SettingError> {
+    let mut rules = rules.into_iter();
+    rules
+        .find(|(holds, ..)| !holds)
+        .map_or(Ok(()), |(_, key, rule)| Err(SettingError { key, rule }))
+}
+
 impl ProcessServerConfig {
     /// The parts of the memory. None waits for another, so that each can always go on by itself.
     pub(crate) const fn memory_parts(&self) -> MemoryParts {
         let (commit, compare) = (self.memory_bytes_max / 4, self.memory_bytes_max / 8);
+        let replica = match self.replica {
+            Some(_) => self.memory_bytes_max / 8,
+            None => 0,
+        };
         MemoryParts {
-            ingest: self.memory_bytes_max - commit - compare,
+            ingest: self.memory_bytes_max - commit - compare - replica,
             commit,
             compare,
+            replica,
         }
     }
 
@@ -206,10 +356,7 @@ impl ProcessServerConfig {
                 "must be 1 to 16",
             ),
         ];
-        rules
-            .into_iter()
-            .find(|(holds, ..)| !holds)
-            .map_or(Ok(()), |(_, key, rule)| Err(SettingError { key, rule }))
+        first_broken(rules)
     }
 }
 
@@ -245,7 +392,10 @@ mod tests {
         for memory in [64 << 20, (64 << 20) + 7, 512 << 20] {
             config.memory_bytes_max = memory;
             let parts = config.memory_parts();
-            assert_eq!(parts.ingest + parts.commit + parts.compare, memory);
+            assert_eq!(
+                parts.ingest + parts.commit + parts.compare + parts.replica,
+                memory
+            );
             assert!(memory / 2 < parts.ingest, "most is for what comes in");
         }
     }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everpoint_units::{ByteLen, SECTOR_LEN, ServerId};
+use everpoint_units::{ByteLen, DiskId, SECTOR_LEN, ServerId};
 use everpoint_wire::control as pb;
 use prost::Message as _;
 
+use crate::apply_core::ApplyState;
 use crate::machine_task::Request;
 use crate::shared::{Shared, chain};
 use crate::take_over::{Whose, take_over};
@@ -25,6 +26,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, facts: Arc<Facts>, body: Bytes) 
     let request = pb::ControlRequest::decode(body).ok();
     let answer = match request.and_then(|request| request.request) {
         Some(R::Status(_)) => Answer::ServerStatus(status(&shared, &facts).await),
+        Some(R::RebuildReplica(order)) => rebuild_answer(&shared, &order),
         Some(R::TakeOver(order)) => take_over_answer(&shared, &order).await,
         Some(_) => failure("a process server cannot do that", "ask an agent's socket"),
         None => failure(
@@ -67,6 +69,51 @@ async fn take_over_answer(
     }
 }
 
+fn rebuild_answer(shared: &Shared, order: &pb::RebuildReplica) -> pb::control_answer::Answer {
+    let Ok(disk) = <[u8; 16]>::try_from(order.disk.as_ref()) else {
+        return failure("no disk is named", "name one");
+    };
+    let Some(replicas) = &shared.replicas else {
+        return failure(
+            "this server keeps no replicas",
+            "give its configuration a section [process.replica]",
+        );
+    };
+    if replicas.rebuild(DiskId(disk)) {
+        pb::control_answer::Answer::Done(pb::Done {})
+    } else {
+        failure(
+            "this server brings no replica of that disk forward",
+            "`everpoint server status` shows the disks that it serves",
+        )
+    }
+}
+
+fn replica(shared: &Shared, disk: DiskId) -> Option<pb::ServerReplica> {
+    let replicas = shared.replicas.as_ref()?;
+    let status = replicas.status(disk)?;
+    let report = status.report;
+    let (state, obstacle) = match report.state {
+        ApplyState::Claiming => ("claiming", None),
+        ApplyState::Filling => ("filling", None),
+        ApplyState::Following => ("following", None),
+        ApplyState::Waiting => ("waiting", None),
+        ApplyState::Blocked(obstacle) => ("blocked", obstacle),
+        ApplyState::Fenced => ("fenced", None),
+    };
+    let trouble = obstacle.map(|obstacle| obstacle.to_string());
+    let window = report.window.as_millis();
+    Some(pb::ServerReplica {
+        url: replicas.url(disk),
+        state: state.to_owned(),
+        trouble: trouble.or(status.trouble).unwrap_or_default(),
+        applied_through: report.applied.map_or(0, |applied| applied.through.0),
+        level: report.applied.is_some_and(|applied| applied.is_level),
+        staged_bytes: report.staged.0,
+        window_ms: u64::try_from(window).unwrap_or(u64::MAX),
+    })
+}
+
 async fn status(shared: &Arc<Shared>, facts: &Facts) -> pb::ServerStatus {
     let progress = *shared.progress.borrow();
     let now = shared.clock.now();
@@ -93,6 +140,7 @@ async fn status(shared: &Arc<Shared>, facts: &Facts) -> pb::ServerStatus {
                 cached_block: report.cached.0,
                 committed_block: report.committed.0,
                 complete_through: report.complete_through.0,
+                replica: replica(shared, disk),
             });
         machines.push(pb::ServerMachine {
             machine: Bytes::copy_from_slice(&machine.0),

@@ -12,7 +12,7 @@
 //! | `conduct.rs`, `rate_core.rs` | who broke the protocol and has to wait; how much of something is too much |
 //! | `blocking.rs` | work on other threads, and what tasks come to when the runtime goes down |
 //! | `take_over.rs` | another server's journals, on an operator's word |
-//! | `apply_core.rs` | how a replica is brought forward |
+//! | `replicas.rs`, `apply_task.rs`, `apply_core.rs`, `at_hand.rs` | replicas of the disks, brought forward as changes are committed |
 //! | `compare.rs`, `compare_core.rs` | which pieces of a disk differ from what the vault holds |
 //!
 //! Files named `…_core.rs` decide and do nothing else: no runtime, clock, file or socket. They run here
@@ -23,6 +23,8 @@
 //! the tokens that those steps return.
 
 pub mod apply_core;
+mod apply_task;
+mod at_hand;
 mod backlog;
 pub mod backlog_core;
 mod blocking;
@@ -44,6 +46,7 @@ pub mod ownership_core;
 mod rate_core;
 pub mod reduce;
 mod registry;
+mod replicas;
 mod server;
 mod session;
 mod shared;
@@ -54,7 +57,10 @@ mod take_over;
 #[cfg(test)]
 mod test_blocks;
 
-pub use config::{CommitConfig, LogConfig, ProcessServerConfig, SettingError, TlsConfig};
+pub use config::{
+    CommitConfig, LogConfig, ProcessServerConfig, ReplicaConfig, SettingError, TlsConfig,
+};
+pub use replicas::ReplicaError;
 pub use server::{ProcessServer, StartError, Stopped};
 pub use shared::Ended;
 pub use state::StateError;

@@ -7,6 +7,7 @@ use everpoint_format::data::DataObject;
 use everpoint_transport::{CloseReason, Closed};
 use metrics::{counter, gauge, histogram};
 
+use crate::apply_core::{ApplyReport, ApplyState, Followed};
 use crate::conduct::Denied;
 
 /// A block was taken.
@@ -29,6 +30,22 @@ pub(crate) fn denied(denied: Denied) {
         Denied::Links => "links",
     };
     counter!("everpoint_server_denied_total", "reason" => reason).increment(1);
+}
+
+/// How a replica stands.
+pub(crate) fn replica(about: &Followed, report: &ApplyReport, lags: bool) {
+    let disk = about.disk.to_string();
+    let set = |name: &'static str, value: f64| gauge!(name, "disk" => disk.clone()).set(value);
+    set("everpoint_replica_staged_bytes", report.staged.0 as f64);
+    set(
+        "everpoint_replica_window_seconds",
+        report.window.as_secs_f64(),
+    );
+    let through = report.applied.map_or(0, |applied| applied.through.0);
+    set("everpoint_replica_applied_seq", through as f64);
+    set("everpoint_replica_level", f64::from(u8::from(!lags)));
+    let blocked = matches!(report.state, ApplyState::Blocked(_) | ApplyState::Fenced);
+    set("everpoint_replica_blocked", f64::from(u8::from(blocked)));
 }
 
 /// A connection ended.

@@ -36,6 +36,9 @@ impl Registry {
         }
         match ownership::load(shared, machine).await {
             Ok(loaded) => {
+                if let Some(replicas) = &shared.replicas {
+                    replicas.begin_all(shared, &loaded);
+                }
                 let handle = machine_task::spawn(Arc::clone(shared), machine, loaded);
                 *held = Some(handle.clone());
                 Ok(handle)

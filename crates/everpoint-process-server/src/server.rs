@@ -76,12 +76,7 @@ impl ProcessServer {
 
     /// Most bytes of buffers that were ever held, and what may be held. Unit: bytes.
     pub fn memory_high_water(&self) -> (usize, usize) {
-        let budgets = [
-            &self.shared.budget,
-            &self.shared.commit_budget,
-            &self.shared.compare_budget,
-        ];
-        let sum = |of: fn(&ByteBudget) -> usize| budgets.iter().map(|budget| of(budget)).sum();
+        let sum = |of: fn(&ByteBudget) -> usize| self.shared.budgets().map(of).sum();
         (sum(ByteBudget::high_water), sum(ByteBudget::capacity))
     }
 

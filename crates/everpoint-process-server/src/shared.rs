@@ -19,6 +19,7 @@ use crate::commit_task::Command;
 use crate::conduct::Conduct;
 use crate::log_task::LogItem;
 use crate::registry::Registry;
+use crate::replicas::Replicas;
 use crate::state::{ServerState, StateError};
 
 /// What opened blocks may take beyond their bytes: 40 blocks of as many records as fit, or 300 of 4 KiB
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     /// For what opened blocks take beyond their bytes, until they are in the backlog, which counts it.
     pub(crate) opened: ByteBudget,
     pub(crate) registry: Registry,
+    /// Replicas of the disks, where they are wanted.
+    pub(crate) replicas: Option<Arc<Replicas>>,
     pub(crate) clock: Clock,
     pub(crate) log_items: mpsc::Sender<LogItem>,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -111,10 +114,12 @@ impl Shared {
         state: ServerState,
         log: CacheLog,
         [budget, commit_budget, compare_budget]: [ByteBudget; 3],
+        clock: Clock,
         journal: JournalId,
         log_items: mpsc::Sender<LogItem>,
         commands: mpsc::Sender<Command>,
         machines_max: usize,
+        replicas: Option<Arc<Replicas>>,
     ) -> Self {
         let memory_max = budget.capacity() / 4;
         let progress = Progress {
@@ -134,7 +139,8 @@ impl Shared {
             compare_budget,
             opened: ByteBudget::new(OPENED_MAX),
             registry: Registry::default(),
-            clock: Clock::start(),
+            replicas,
+            clock,
             log_items,
             commands,
             state: Mutex::new(state),
@@ -164,8 +170,14 @@ impl Shared {
     }
 
     fn sum(&self, of: fn(&ByteBudget) -> usize) -> u64 {
+        self.budgets().map(|part| of(part) as u64).sum()
+    }
+
+    /// The parts of the memory.
+    pub(crate) fn budgets(&self) -> impl Iterator<Item = &ByteBudget> {
         let parts = [&self.budget, &self.commit_budget, &self.compare_budget];
-        parts.into_iter().map(|part| of(part) as u64).sum()
+        let replicas = self.replicas.as_ref().map(|replicas| &replicas.budget);
+        parts.into_iter().chain(replicas)
     }
 
     /// Ends the server; the first reason counts.

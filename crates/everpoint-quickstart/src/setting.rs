@@ -108,6 +108,7 @@ impl Setting {
     pub(crate) fn server(&self, folder: &Folder) -> ProcessServerConfig {
         let pki = folder.path("pki");
         ProcessServerConfig {
+            replica: None,
             state_dir: folder.path("server"),
             vault: self.vault.to_string(),
             store: VaultConfig::default(),

@@ -26,13 +26,14 @@ use tokio::task::JoinSet;
 use super::{ProcessServer, accept, set_gauges};
 use crate::blocking::blocking;
 use crate::boot_core::{BootCore, BootStep};
-use crate::clock::wall_time;
+use crate::clock::{Clock, wall_time};
 use crate::commit_task::CommitTask;
 use crate::config::{ProcessServerConfig, SettingError};
 use crate::control::{self, Facts};
 use crate::log_task;
 use crate::machine_task::Request;
 use crate::ownership::NotOwned;
+use crate::replicas::{ReplicaError, Replicas};
 use crate::shared::Shared;
 use crate::state::{ServerState, StateError};
 use crate::tail_core::TailCore;
@@ -85,6 +86,8 @@ pub enum StartError {
     },
     #[error("cache_log: a block of an earlier boot does not decode")]
     Block(#[from] everpoint_format::DecodeError),
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
     #[error("listen: cannot take agents")]
     Bind(#[from] BindError),
     #[error("listen: the socket has no address")]
@@ -125,6 +128,15 @@ impl ProcessServer {
 
         let parts = config.memory_parts();
         let budgets = [parts.ingest, parts.commit, parts.compare].map(ByteBudget::new);
+        let clock = Clock::start();
+        let replicas = match &config.replica {
+            None => None,
+            Some(replica) => {
+                let staging = config.state_dir.join("replicas");
+                let budget = ByteBudget::new(parts.replica);
+                Some(Arc::new(Replicas::new(replica, staging, budget, clock)?))
+            }
+        };
         let expires_at = credentials.expires_at();
         let mut transport = ServerTransportConfig::new(config.listen, credentials);
         transport.tuning.mtu_max = config.mtu_max;
@@ -142,10 +154,12 @@ impl ProcessServer {
             state,
             log,
             budgets,
+            clock,
             journal,
             log_items,
             commands,
             machines_max,
+            replicas,
         ));
         let tail = take_up(&shared, &recovered).await?;
 

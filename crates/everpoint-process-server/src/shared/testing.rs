@@ -57,9 +57,11 @@ pub(crate) async fn shared(dir: &Path, name: &str) -> Arc<Shared> {
         ServerState::open(dir, Some(server), server).expect("a state"),
         log.expect("a log").0,
         [(); 3].map(|()| ByteBudget::new(MEMORY)),
+        Clock::start(),
         journal,
         log_items,
         commands,
         1,
+        None,
     ))
 }

@@ -97,6 +97,7 @@ impl Site {
                 .expect("written");
         }
         ProcessServerConfig {
+            replica: None,
             state_dir: name("state"),
             vault: format!("file://{}", self.vault_dir().display()),
             store: VaultConfig::default(),
