@@ -105,6 +105,25 @@ impl Azurite {
         client(&self.python, &self.root, &args).await.map(drop)
     }
 
+    /// Has Azure's client read a blob into a file.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub async fn download(&self, container: &str, name: &str, to: &Path) -> Result<()> {
+        let to = to.to_string_lossy();
+        let args = [
+            "download",
+            &self.endpoint,
+            ACCOUNT,
+            &self.key,
+            container,
+            name,
+            &to,
+        ];
+        client(&self.python, &self.root, &args).await.map(drop)
+    }
+
     /// A vault in a container, reached with the account's key.
     ///
     /// # Errors
@@ -265,7 +284,11 @@ fn is_installed(program: PathBuf) -> Result<PathBuf> {
 }
 
 /// A file of its owner's alone.
-fn write_secret(path: &Path, secret: &str) -> Result<()> {
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn write_secret(path: &Path, secret: &str) -> Result<()> {
     fs::write(path, secret)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(())

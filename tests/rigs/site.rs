@@ -77,6 +77,8 @@ pub struct ServerSpec {
     pub memory_max: Option<u64>,
     /// Where its cache log lies; none: in the site.
     pub log_dir: Option<PathBuf>,
+    /// Further sections of its configuration.
+    pub more: String,
 }
 
 /// What an agent with one disk is like.
@@ -308,6 +310,7 @@ impl Site {
             "[process.commit]\ninterval_ms = {}",
             spec.commit_interval_ms
         )?;
+        config += &spec.more;
         let config_path = self.path(&format!("{name}.toml"));
         fs::write(&config_path, config)?;
         Ok(Server {
@@ -527,6 +530,7 @@ impl ServerSpec {
             commit_interval_ms: 500,
             memory_max: None,
             log_dir: None,
+            more: String::new(),
         }
     }
 }

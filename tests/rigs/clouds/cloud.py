@@ -3,6 +3,7 @@
     cloud.py container ENDPOINT ACCOUNT KEY NAME
     cloud.py remove    ENDPOINT ACCOUNT KEY NAME
     cloud.py sas       ENDPOINT ACCOUNT KEY NAME PERMISSIONS SECONDS
+    cloud.py download  ENDPOINT ACCOUNT KEY CONTAINER NAME FILE
     cloud.py bucket    ENDPOINT NAME
 """
 
@@ -38,6 +39,14 @@ def sas(_endpoint, account, key, name, permissions, seconds):
     )
 
 
+def download(endpoint, account, key, container, name, path):
+    from azure.storage.blob import BlobClient
+
+    client = BlobClient(endpoint, container, name, credential={"account_name": account, "account_key": key})
+    with open(path, "wb") as file:
+        client.download_blob().readinto(file)
+
+
 def bucket(endpoint, name):
     import boto3
 
@@ -51,4 +60,4 @@ def bucket(endpoint, name):
 
 
 if __name__ == "__main__":
-    {"container": container, "remove": remove, "sas": sas, "bucket": bucket}[sys.argv[1]](*sys.argv[2:])
+    {"container": container, "remove": remove, "sas": sas, "download": download, "bucket": bucket}[sys.argv[1]](*sys.argv[2:])
