@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Integrity,
     /// What is asked for is not there yet, or needs a newer everpoint.
     Incomplete,
+    /// A credential is wrong, has ended, or may not do that.
+    Denied,
     /// The vault or the output gave no answer. Worth another try.
     Io,
 }

@@ -59,7 +59,8 @@ pub struct DamageNote {
 /// month of commits every two seconds fits into 73 MB.
 #[derive(Debug, Default)]
 struct Objects {
-    journals: Vec<JournalId>,
+    /// The journals of the path, and how far it runs through each.
+    journals: Vec<(JournalId, ObjectNo)>,
     entries: Vec<ObjectEntry>,
 }
 
@@ -264,10 +265,23 @@ impl LoadedMachine {
         let entry = &self.objects.entries[ordinal as usize];
         WalkedObject {
             ordinal,
-            journal: self.objects.journals[entry.journal_index as usize],
+            journal: self.objects.journals[entry.journal_index as usize].0,
             number: entry.number,
             checksum: entry.checksum,
         }
+    }
+
+    /// How many of the machine's objects lie at or before an object of its path; `None` for one that is not in the
+    /// path.
+    pub(crate) fn count_through(&self, journal: JournalId, number: ObjectNo) -> Option<u32> {
+        // A path goes through a journal once: levels rise.
+        let mut journals = (0_u32..).zip(&self.objects.journals);
+        let (at, _) =
+            journals.find(|(_, (found, through))| *found == journal && number <= *through)?;
+        let entries = &self.objects.entries;
+        let count =
+            entries.partition_point(|entry| (entry.journal_index, entry.number) <= (at, number));
+        Some(u32::try_from(count).expect("ordinals are numbers of 32 bits"))
     }
 
     /// Whether this section of the disk is part of its history: it and all before it followed one another.

@@ -4,13 +4,18 @@
 //! walk ──▶ point ──▶ plan: which record gives each sector ──▶ per object: frames still needed
 //!                                                                 │ ranged reads, several in flight
 //!        staged file ◀── write what is not zero ◀── verify ◀── decompress
-//!        sync, then into place
+//!        sync, then into place                        │
+//!        page blob or managed disk ◀── upload ◀───────┤
+//!        replica ◀── compare ◀────────────────────────┘
 //! ```
 //!
 //! The order of writes is settled by the plan, so frames are fetched, opened and written in any order: what
 //! they give never overlaps. A batch of frames is written only after every frame's checksum and the digest
 //! of every piece that is used have been compared.
 
+mod blob;
+mod changes;
+mod compare;
 mod fetch;
 mod image;
 mod output;
@@ -18,10 +23,12 @@ mod plan;
 mod pour;
 mod staged;
 mod usage;
+mod verify;
 
 use std::path::PathBuf;
 
 use everpoint_format::vault::VaultHeader;
+use everpoint_replica::UploadError;
 use everpoint_units::{ByteLen, DiskId, MachineId, SECTOR_LEN, Seq, WallTime};
 use everpoint_vault::frames::IntegrityError;
 use everpoint_vault::history::{HistoryError, read_header};
@@ -33,7 +40,9 @@ use crate::machine::{DamageNote, LoadedMachine, Subject, find_machine, load_mach
 use crate::plain;
 use crate::point::{At, PointError};
 
+pub use blob::{BlobError, BlobRestored, BlobTarget, DiskAt, bring_to_point, restore_to_blob};
 pub use output::OutputError;
+pub use verify::{Differing, ReplicaPlace, ReplicaReport, verify_replica};
 
 /// What to restore, and where to.
 #[derive(Clone, Debug)]
@@ -126,7 +135,8 @@ pub struct RestoredDisk {
     pub read_bytes: ByteLen,
 }
 
-/// Why nothing was restored. No output has appeared; a block device may hold a part, without its first MiB.
+/// Why nothing was restored, or compared. No output has appeared; a block device may hold a part, without its first
+/// MiB, and a managed disk, without its footer.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// A limit is outside its bounds.
@@ -161,6 +171,12 @@ pub enum RestoreError {
         object: ObjectName,
         source: ReadError,
     },
+    /// A blob cannot be read or written.
+    #[error("{target}")]
+    Target { target: String, source: UploadError },
+    /// A blob is not what it has to be.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
     /// The operating system refused.
     #[error("{operation} {path:?}")]
     File {
@@ -205,16 +221,8 @@ pub async fn restore(
 ) -> Result<Restored, RestoreError> {
     config.check()?;
     let output = output::examine(vault, request)?;
-    let header = read_header(vault).await?;
-    let (machine, disk) = match (request.subject, request.machine) {
-        (Subject::Machine(machine), _) => (machine, None),
-        (Subject::Disk(disk), Some(machine)) => (machine, Some(disk)),
-        (Subject::Disk(disk), None) => (find_machine(vault, header.vault, disk).await?, Some(disk)),
-    };
-    let loaded = load_machine(vault, header.vault, machine).await?;
-    if let Some(disk) = disk {
-        loaded.expect_disk(disk)?;
-    }
+    let (header, loaded, disk) = locate(vault, request.subject, request.machine).await?;
+    let machine = loaded.machine();
     let seq = loaded.resolve(disk, &request.at)?;
     let wanted = wanted_disks(&loaded, disk, seq);
     if wanted.is_empty() {
@@ -237,6 +245,25 @@ pub async fn restore(
         disks,
         damage: restoring.loaded.damage().to_vec(),
     })
+}
+
+/// Loads the history of the machine that is asked about, or has the disk that is.
+async fn locate(
+    vault: &Vault,
+    subject: Subject,
+    machine: Option<MachineId>,
+) -> Result<(VaultHeader, LoadedMachine, Option<DiskId>), RestoreError> {
+    let header = read_header(vault).await?;
+    let (machine, disk) = match (subject, machine) {
+        (Subject::Machine(machine), _) => (machine, None),
+        (Subject::Disk(disk), Some(machine)) => (machine, Some(disk)),
+        (Subject::Disk(disk), None) => (find_machine(vault, header.vault, disk).await?, Some(disk)),
+    };
+    let loaded = load_machine(vault, header.vault, machine).await?;
+    if let Some(disk) = disk {
+        loaded.expect_disk(disk)?;
+    }
+    Ok((header, loaded, disk))
 }
 
 fn wanted_disks(loaded: &LoadedMachine, only: Option<DiskId>, seq: Seq) -> Vec<WantedDisk> {
@@ -271,7 +298,8 @@ impl Restoring<'_> {
         for disk in &wanted {
             let plan = self.plan(disk).await?;
             let image = staging.begin(disk).await?;
-            let poured = self.pour(disk, plan, &image).await?;
+            let sink = fetch::Sink::Image(&image);
+            let poured = self.pour(disk, plan, sink, ByteLen(0)).await?;
             let time = self.loaded.history().time_of(self.seq);
             let path = staging.complete(disk, image, time).await?;
             restored.push(RestoredDisk {
@@ -302,6 +330,11 @@ impl Default for RestoreConfig {
 }
 
 impl RestoreConfig {
+    /// What of the memory an upload takes: as much as what is fetched for it.
+    const fn upload_memory(&self) -> ByteLen {
+        ByteLen((self.memory_max.0 - fetch::INDEX_MEMORY) / 2)
+    }
+
     fn check(&self) -> Result<(), RestoreError> {
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         for (key, value, min, max) in [
@@ -332,6 +365,8 @@ impl RestoreError {
             Self::History(source) => kind_of_history(source),
             Self::Point(source) => source.kind(),
             Self::Integrity(_) => ErrorKind::Integrity,
+            Self::Target { source, .. } => blob::kind_of_upload(source),
+            Self::Blob(source) => source.kind(),
             Self::Read { source, .. } => kind_of_read(source),
             Self::File { .. } => ErrorKind::Io,
         }

@@ -13,6 +13,8 @@ mod images;
 )]
 mod world;
 
+#[path = "histories/copies.rs"]
+mod copies;
 #[path = "histories/damage.rs"]
 mod damage;
 #[path = "histories/oracle.rs"]

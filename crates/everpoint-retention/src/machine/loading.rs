@@ -44,6 +44,9 @@ impl Loading {
     /// The next object of the path.
     pub(super) fn fold(&mut self, journal: JournalId, number: ObjectNo, data: &DataIndex) {
         self.look_for_a_gap(journal, number);
+        if let Some(objects) = &mut self.objects {
+            objects.pass(journal, number);
+        }
         let machine = self.history.machine();
         let mut first_seq = None;
         for (index, section) in (0_u32..).zip(&data.index.sections) {
@@ -61,7 +64,7 @@ impl Loading {
         };
         self.object_count += 1;
         if let Some(objects) = &mut self.objects {
-            objects.push(journal, first_seq, number, data);
+            objects.push(first_seq, number, data);
         }
     }
 
@@ -125,10 +128,16 @@ impl Loading {
 }
 
 impl Objects {
-    fn push(&mut self, journal: JournalId, first_seq: Seq, number: ObjectNo, data: &DataIndex) {
-        if self.journals.last() != Some(&journal) {
-            self.journals.push(journal);
+    /// The walk has come to this object.
+    fn pass(&mut self, journal: JournalId, number: ObjectNo) {
+        match self.journals.last_mut() {
+            Some((last, through)) if *last == journal => *through = number,
+            _ => self.journals.push((journal, number)),
         }
+    }
+
+    /// It has something of the machine.
+    fn push(&mut self, first_seq: Seq, number: ObjectNo, data: &DataIndex) {
         self.entries.push(ObjectEntry {
             first_seq,
             number,

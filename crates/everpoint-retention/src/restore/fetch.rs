@@ -1,11 +1,12 @@
 //! Fetching what a plan needs: several reads in flight, within a byte budget, handed to the threads that
-//! verify and write.
+//! verify; then written, uploaded or compared.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use everpoint_format::data::DataIndex;
 use everpoint_format::digest::DigestKey;
+use everpoint_replica::{Upload, UploadError};
 use everpoint_units::ByteLen;
 use everpoint_vault::frames::{
     Batch, BatchRead, IntegrityError, batches, object_name, read_batch, read_frame,
@@ -16,15 +17,16 @@ use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 
+use super::compare::Comparing;
 use super::image::Image;
 use super::plan::DiskPlan;
-use super::pour::pour;
+use super::pour::{Part, open_all, pour};
 use super::{Progress, RestoreError, Restoring, WantedDisk};
 use crate::joined::unless_panicked;
 use crate::machine::WalkedObject;
 
 /// What indexes that are read ahead may take of the memory. Unit: bytes.
-const INDEX_MEMORY: u64 = WALK_AHEAD_MAX as u64 * (4 << 20);
+pub(super) const INDEX_MEMORY: u64 = WALK_AHEAD_MAX as u64 * (4 << 20);
 /// Unit of the byte budget; a semaphore counts 32 bits. Unit: bytes.
 const BUDGET_STEP: u64 = 4_096;
 
@@ -39,16 +41,45 @@ pub(super) struct Poured {
     pub(super) read: ByteLen,
 }
 
+/// Where verified bytes go.
+pub(super) enum Sink<'a> {
+    /// To the image, by the threads that verify.
+    Image(&'a Arc<Image>),
+    /// Into an upload.
+    Upload(
+        &'a mut Upload,
+        &'a (dyn Fn(UploadError) -> RestoreError + Sync),
+    ),
+    /// They are held against a replica, by the tasks that fetch.
+    Replica(&'a Arc<Comparing>),
+}
+
+/// What a task does with what it has verified.
+#[derive(Clone)]
+enum Use {
+    Write(Arc<Image>),
+    GiveBack,
+    Compare(Arc<Comparing>),
+}
+
+/// A batch that is done.
+struct BatchDone {
+    poured: Poured,
+    /// What is to be uploaded, and the memory that it takes.
+    parts: Vec<Part>,
+    _room: OwnedSemaphorePermit,
+}
+
 /// The reads of one disk that are in flight.
 struct Fetching<'a> {
     vault: &'a Vault,
     key: DigestKey,
-    image: &'a Arc<Image>,
+    sink: Sink<'a>,
     budget: Arc<Semaphore>,
     budget_max: u32,
     fetch_count_max: usize,
     threads: Arc<Semaphore>,
-    tasks: JoinSet<Result<Poured, RestoreError>>,
+    tasks: JoinSet<Result<BatchDone, RestoreError>>,
     poured: Poured,
 }
 
@@ -75,18 +106,20 @@ pub(super) fn same_object(
 }
 
 impl Restoring<'_> {
-    /// Fetches, verifies and writes everything that the plan of a disk names.
+    /// Fetches and verifies everything that the plan of a disk names, and hands it to the sink, within so much of
+    /// the memory as others do not take.
     pub(super) async fn pour(
         &self,
         disk: &WantedDisk,
         plan: DiskPlan,
-        image: &Arc<Image>,
+        sink: Sink<'_>,
+        taken: ByteLen,
     ) -> Result<Poured, RestoreError> {
         let wanted: Vec<_> = plan.ordinals().into_iter().collect();
         let wanted: Vec<_> = wanted.iter().map(|&at| self.loaded.object(at)).collect();
         let names = wanted.iter().map(|object| (object.journal, object.number));
         let mut objects = read_objects(self.vault, self.header.vault, names);
-        let mut fetching = Fetching::new(self, image);
+        let mut fetching = Fetching::new(self, sink, taken);
         let progress = |done| {
             (self.progress)(&Progress {
                 planned_count: plan.index_count,
@@ -112,14 +145,14 @@ impl Restoring<'_> {
 }
 
 impl<'a> Fetching<'a> {
-    fn new(restoring: &Restoring<'a>, image: &'a Arc<Image>) -> Self {
+    fn new(restoring: &Restoring<'a>, sink: Sink<'a>, taken: ByteLen) -> Self {
         let config = restoring.config;
-        let budget = (config.memory_max.0 - INDEX_MEMORY) / BUDGET_STEP;
+        let budget = (config.memory_max.0 - INDEX_MEMORY - taken.0) / BUDGET_STEP;
         let budget_max = u32::try_from(budget).expect("64 GiB have fewer steps than that");
         Self {
             vault: restoring.vault,
             key: restoring.header.digest_key,
-            image,
+            sink,
             budget: Arc::new(Semaphore::new(budget_max as usize)),
             budget_max,
             fetch_count_max: config.fetch_count_max,
@@ -149,13 +182,13 @@ impl<'a> Fetching<'a> {
                 // Cancel-safe: a room that was not given yet is asked for again.
                 room = room => break room.expect("the semaphore is never closed"),
                 // Cancel-safe: a task that was not taken back stays in the set.
-                Some(done) = self.tasks.join_next() => self.add(done, progress)?,
+                Some(done) = self.tasks.join_next() => self.add(done, progress).await?,
             }
         };
         let task = run_batch(BatchTask {
             vault: self.vault.clone(),
             key: self.key,
-            image: Arc::clone(self.image),
+            used: self.sink.used(),
             threads: Arc::clone(&self.threads),
             batch,
             room,
@@ -173,18 +206,34 @@ impl<'a> Fetching<'a> {
 
     async fn take_back(&mut self, progress: &impl Fn(ByteLen)) -> Result<(), RestoreError> {
         let done = self.tasks.join_next().await;
-        self.add(done.expect("there are tasks"), progress)
+        self.add(done.expect("there are tasks"), progress).await
     }
 
-    fn add(
+    async fn add(
         &mut self,
-        done: Result<Result<Poured, RestoreError>, JoinError>,
+        done: Result<Result<BatchDone, RestoreError>, JoinError>,
         progress: &impl Fn(ByteLen),
     ) -> Result<(), RestoreError> {
-        let poured = unless_panicked(done)?;
-        self.poured.add(poured);
+        let done = unless_panicked(done)?;
+        if let Sink::Upload(upload, failed) = &mut self.sink {
+            for part in &done.parts {
+                let written = upload.write(part.at, &part.bytes).await;
+                written.map_err(&**failed)?;
+            }
+        }
+        self.poured.add(done.poured);
         progress(self.poured.data);
         Ok(())
+    }
+}
+
+impl Sink<'_> {
+    fn used(&self) -> Use {
+        match self {
+            Sink::Image(image) => Use::Write(Arc::clone(image)),
+            Sink::Upload(..) => Use::GiveBack,
+            Sink::Replica(comparing) => Use::Compare(Arc::clone(comparing)),
+        }
     }
 }
 
@@ -192,27 +241,37 @@ impl<'a> Fetching<'a> {
 struct BatchTask {
     vault: Vault,
     key: DigestKey,
-    image: Arc<Image>,
+    used: Use,
     threads: Arc<Semaphore>,
     batch: Batch,
     room: OwnedSemaphorePermit,
 }
 
-async fn run_batch(task: BatchTask) -> Result<Poured, RestoreError> {
-    let batch = task.batch;
+async fn run_batch(task: BatchTask) -> Result<BatchDone, RestoreError> {
+    let BatchTask {
+        vault,
+        key,
+        used,
+        threads,
+        batch,
+        room,
+    } = task;
     let failed = |object: &ObjectName, source| {
         let object = object.clone();
         RestoreError::Read { object, source }
     };
-    let read = read_batch(&task.vault, &batch).await;
+    let mut done = BatchDone {
+        poured: Poured::default(),
+        parts: Vec::new(),
+        _room: room,
+    };
+    let read = read_batch(&vault, &batch).await;
     if let BatchRead::Whole(bytes) = read.map_err(|source| failed(&batch.object, source))? {
-        let poured = pour_on_a_thread(batch, bytes, task.key, &task.image, &task.threads).await;
-        drop(task.room);
-        return poured;
+        done.add(batch, bytes, key, &used, &threads).await?;
+        return Ok(done);
     }
-    let mut all = Poured::default();
     for job in batch.jobs {
-        let single = read_frame(&task.vault, &batch.object, &job).await;
+        let single = read_frame(&vault, &batch.object, &job).await;
         let single = single.map_err(|source| failed(&batch.object, source))??;
         let alone = Batch {
             object: batch.object.clone(),
@@ -221,25 +280,42 @@ async fn run_batch(task: BatchTask) -> Result<Poured, RestoreError> {
             raw_len: ByteLen(u64::from(job.frame.raw_len)),
             jobs: vec![job],
         };
-        let poured = pour_on_a_thread(alone, single, task.key, &task.image, &task.threads);
-        all.add(poured.await?);
+        done.add(alone, single, key, &used, &threads).await?;
     }
-    Ok(all)
+    Ok(done)
 }
 
-async fn pour_on_a_thread(
-    batch: Batch,
-    bytes: Bytes,
-    key: DigestKey,
-    image: &Arc<Image>,
-    threads: &Arc<Semaphore>,
-) -> Result<Poured, RestoreError> {
-    let thread = Arc::clone(threads).acquire_owned().await;
-    let thread = thread.expect("the semaphore is never closed");
-    let image = Arc::clone(image);
-    let poured = tokio::task::spawn_blocking(move || {
-        let _thread = thread;
-        pour(&batch, &bytes, &key, &image)
-    });
-    unless_panicked(poured.await)
+impl BatchDone {
+    /// Verifies a batch on a thread, and does with it what is to be done.
+    async fn add(
+        &mut self,
+        batch: Batch,
+        bytes: Bytes,
+        key: DigestKey,
+        used: &Use,
+        threads: &Arc<Semaphore>,
+    ) -> Result<(), RestoreError> {
+        let thread = Arc::clone(threads).acquire_owned().await;
+        let thread = thread.expect("the semaphore is never closed");
+        let image = match used {
+            Use::Write(image) => Some(Arc::clone(image)),
+            Use::GiveBack | Use::Compare(_) => None,
+        };
+        let opened = tokio::task::spawn_blocking(move || {
+            let _thread = thread;
+            match image {
+                Some(image) => {
+                    pour(&batch, &bytes, &key, &image).map(|poured| (poured, Vec::new()))
+                }
+                None => open_all(&batch, &bytes, &key).map_err(RestoreError::from),
+            }
+        });
+        let (poured, parts) = unless_panicked(opened.await)?;
+        self.poured.add(poured);
+        match used {
+            Use::Compare(comparing) => comparing.compare(&parts).await?,
+            Use::Write(_) | Use::GiveBack => self.parts.extend(parts),
+        }
+        Ok(())
+    }
 }

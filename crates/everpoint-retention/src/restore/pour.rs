@@ -1,9 +1,9 @@
-//! One batch on one thread: open every frame, compare every digest, then write what is not zero.
+//! One batch on one thread: open every frame, compare every digest, then write what is not zero, or give it out.
 
 use bytes::Bytes;
 use everpoint_format::digest::{DigestKey, PIECE_LEN};
 use everpoint_units::{ByteLen, ByteOffset};
-use everpoint_vault::frames::{Batch, open_frame};
+use everpoint_vault::frames::{Batch, IntegrityError, open_frame};
 
 use super::RestoreError;
 use super::fetch::Poured;
@@ -17,7 +17,7 @@ pub(super) struct Part {
 
 const ZEROES: [u8; PIECE_LEN] = [0; PIECE_LEN];
 
-/// Verifies a whole batch, then writes it. `bytes` is what lies at the batch's place.
+/// Verifies a whole batch, then writes what is not zero of it. `bytes` is what lies at the batch's place.
 ///
 /// # Errors
 ///
@@ -28,6 +28,35 @@ pub(super) fn pour(
     key: &DigestKey,
     image: &Image,
 ) -> Result<Poured, RestoreError> {
+    let (mut poured, parts) = open(batch, bytes, key, cut_out_zeroes)?;
+    let written: usize = parts.iter().map(|part| part.bytes.len()).sum();
+    image.write(&parts)?;
+    poured.written = ByteLen(written as u64);
+    Ok(poured)
+}
+
+/// Verifies a whole batch, and gives all that it holds, by place.
+///
+/// # Errors
+///
+/// The first thing that is not as it was stored.
+pub(super) fn open_all(
+    batch: &Batch,
+    bytes: &Bytes,
+    key: &DigestKey,
+) -> Result<(Poured, Vec<Part>), IntegrityError> {
+    open(batch, bytes, key, |at, bytes, parts| {
+        let bytes = bytes.clone();
+        parts.push(Part { at, bytes });
+    })
+}
+
+fn open(
+    batch: &Batch,
+    bytes: &Bytes,
+    key: &DigestKey,
+    take: impl Fn(ByteOffset, &Bytes, &mut Vec<Part>),
+) -> Result<(Poured, Vec<Part>), IntegrityError> {
     let mut poured = Poured::default();
     let mut parts = Vec::new();
     for job in &batch.jobs {
@@ -35,18 +64,12 @@ pub(super) fn pour(
         poured.read.0 += u64::from(job.frame.stored_len);
         for cut in &job.cuts {
             poured.data.0 += cut.len as u64;
-            cut_out_zeroes(
-                cut.disk_at,
-                &raw.slice(cut.raw_at..cut.raw_at + cut.len),
-                &mut parts,
-            );
+            let cut_out = raw.slice(cut.raw_at..cut.raw_at + cut.len);
+            take(cut.disk_at, &cut_out, &mut parts);
         }
     }
     parts.sort_unstable_by_key(|part| part.at);
-    let written: usize = parts.iter().map(|part| part.bytes.len()).sum();
-    image.write(&parts)?;
-    poured.written = ByteLen(written as u64);
-    Ok(poured)
+    Ok((poured, parts))
 }
 
 /// Adds the parts of `bytes` that are not zero, seen in pieces of 4 KiB of the disk: what is not written

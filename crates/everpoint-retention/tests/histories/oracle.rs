@@ -13,7 +13,7 @@ const SECTORS: u64 = 4_096;
 
 /// What happens to the machine.
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     /// Writes content number `fill` (few of them, so that contents repeat).
     Write {
         disk: usize,
@@ -49,7 +49,7 @@ enum Event {
     },
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub(crate) fn event() -> impl Strategy<Value = Event> {
     let disk = 0..2_usize;
     let at = 0..SECTORS;
     prop_oneof![
@@ -92,7 +92,7 @@ fn content(fill: u8, sectors: u32) -> Vec<u8> {
     bytes
 }
 
-async fn play(world: &mut World, events: &[Event]) {
+pub(crate) async fn play(world: &mut World, events: &[Event]) {
     world.add_disk("first", SECTORS);
     world.add_disk("second", SECTORS / 2);
     let mut level = 1;

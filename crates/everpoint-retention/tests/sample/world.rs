@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) number: u64,
     pub(crate) seq: u64,
     pub(crate) disks: Vec<Disk>,
+    /// Every object that was committed, and the last `Seq` that each disk has in it or before it.
+    pub(crate) commits: Vec<(JournalId, ObjectNo, Vec<u64>)>,
     machine: MachineId,
     previous: ObjectChecksum,
     /// Blocks of the object to come: of which disk, and with what raw payload.
@@ -57,10 +59,12 @@ pub(crate) struct Disk {
     generations: u8,
     records: Vec<Record>,
     raw: Vec<u8>,
-    past: Vec<(u64, Past)>,
+    /// The last `Seq` in a block that was closed.
+    closed: u64,
+    pub(crate) past: Vec<(u64, Past)>,
 }
 
-enum Past {
+pub(crate) enum Past {
     Bytes(u64, Vec<u8>),
     Zero(u64, u64),
     Size(u64),
@@ -134,6 +138,7 @@ impl World {
             number: 0,
             seq: 0,
             disks: Vec::new(),
+            commits: Vec::new(),
             machine,
             previous: ObjectChecksum::default(),
             waiting: Vec::new(),
@@ -166,6 +171,7 @@ impl World {
             generations: 0,
             records: Vec::new(),
             raw: Vec::new(),
+            closed: 0,
             past: Vec::new(),
         });
         let disk = self.disks.len() - 1;
@@ -280,6 +286,7 @@ impl World {
         };
         let raw = Bytes::from(std::mem::take(&mut stream.raw));
         let records = std::mem::take(&mut stream.records);
+        stream.closed = records.last().map_or(stream.closed, |last| last.seq.0);
         let frozen = PackedBlock::pack(records, raw.clone(), captured).freeze(BlockPlace {
             machine: self.machine,
             disk: stream.id,
@@ -356,6 +363,8 @@ impl World {
             previous: self.previous,
             created_at: WallTime(self.clock),
         };
+        let closed = self.disks.iter().map(|disk| disk.closed).collect();
+        self.commits.push((self.journal, header.number, closed));
         let mut index = Index {
             releases,
             sections: Vec::new(),

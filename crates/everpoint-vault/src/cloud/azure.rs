@@ -105,6 +105,16 @@ impl AzureAccess {
         })
     }
 
+    /// The authorities that are trusted beside the system's, in PEM.
+    ///
+    /// # Errors
+    ///
+    /// When their file cannot be read, or holds none.
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, AccessError> {
+        let trusted = authorities("azure.ca_file", self.ca_file.as_deref())?;
+        Ok(trusted.map(|trusted| trusted.pem))
+    }
+
     fn client(&self, container: &str) -> Result<Client, AccessError> {
         let environment = self.environment_beside(|name| std::env::var(name).ok())?;
         let account = self.account.clone().or(environment.account.clone());
