@@ -1,5 +1,5 @@
 //! What the benches share: payload that compresses like disk data, and blocks made of it; in modules,
-//! the bare stages of the path of a write and what processes have used.
+//! the bare stages of the path of a write, what processes have used, and windows of writes to a replica.
 //!
 //! Real disk data comes from an image of this machine's `/usr` (`cargo xtask image`) where a bench
 //! runs the whole product; the micro benches here use text-like bytes from a fixed seed, which LZ4
@@ -7,6 +7,8 @@
 
 pub mod direct;
 pub mod flags;
+pub mod page_loads;
+pub mod page_optimum;
 pub mod quic;
 pub mod stages;
 pub mod usage;

@@ -274,6 +274,15 @@ impl Moto {
     }
 }
 
+/// The Python that has their makers' clients, and what checks templates for them.
+///
+/// # Errors
+///
+/// When it is not installed.
+pub fn python() -> Result<PathBuf> {
+    is_installed(Clouds::of(&Workspace::here()?).python("python"))
+}
+
 fn is_installed(program: PathBuf) -> Result<PathBuf> {
     ensure!(
         program.is_file(),

@@ -9,6 +9,7 @@ mod check;
 mod config;
 mod control;
 mod disk;
+mod export;
 mod failure;
 mod logging;
 mod metrics;
@@ -17,6 +18,7 @@ mod pki;
 mod point;
 mod progress;
 mod quickstart;
+mod replica;
 mod restore;
 mod server;
 mod signals;
@@ -71,6 +73,9 @@ enum Command {
     Restore(restore::Restore),
     /// Check a vault.
     Check(check::Check),
+    /// Work with replicas.
+    #[command(subcommand)]
+    Replica(replica::Command),
 }
 
 fn main() -> ExitCode {
@@ -115,6 +120,7 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Point(command) => point::run(command, json).await,
         Command::Restore(args) => restore::run(args, json).await,
         Command::Check(args) => check::run(args, json).await,
+        Command::Replica(command) => replica::run(command, json).await,
     }
 }
 
