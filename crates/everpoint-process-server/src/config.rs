@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use everpoint_journal::commit::IN_FLIGHT_MAX;
+use everpoint_replica::Prices;
 use everpoint_units::ServerId;
 use everpoint_vault::{AzureAccess, VaultConfig};
 use serde::Deserialize;
@@ -99,6 +100,9 @@ pub struct ReplicaConfig {
     /// Bytes a second of all disks. Default 3,125,000,000: Azure's target for a standard account, 25 Gbit.
     #[serde(default = "account_bytes_default")]
     pub account_bytes_per_s: u64,
+    /// What requests cost, for the line in `disk show` and the metrics. What is left out costs nothing.
+    #[serde(default)]
+    pub prices: Prices,
 }
 
 /// Paths of PEM files; keys must be readable by their owner alone.

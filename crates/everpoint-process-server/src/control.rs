@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everpoint_replica::{DayTraffic, Prices, RequestKind, UtcDay};
 use everpoint_units::{ByteLen, DiskId, SECTOR_LEN, ServerId};
 use everpoint_wire::control as pb;
 use prost::Message as _;
@@ -91,7 +92,7 @@ fn rebuild_answer(shared: &Shared, order: &pb::RebuildReplica) -> pb::control_an
 
 fn replica(shared: &Shared, disk: DiskId) -> Option<pb::ServerReplica> {
     let replicas = shared.replicas.as_ref()?;
-    let status = replicas.status(disk)?;
+    let (status, traffic) = replicas.status(disk)?;
     let report = status.report;
     let (state, obstacle) = match report.state {
         ApplyState::Claiming => ("claiming", None),
@@ -111,7 +112,28 @@ fn replica(shared: &Shared, disk: DiskId) -> Option<pb::ServerReplica> {
         level: report.applied.is_some_and(|applied| applied.is_level),
         staged_bytes: report.staged.0,
         window_ms: u64::try_from(window).unwrap_or(u64::MAX),
+        days: traffic
+            .days()
+            .map(|day| day_of(day, &replicas.prices))
+            .collect(),
+        currency: match replicas.prices.is_priced() {
+            true => replicas.prices.currency.clone(),
+            false => String::new(),
+        },
     })
+}
+
+fn day_of((day, traffic): (UtcDay, DayTraffic), prices: &Prices) -> pb::ReplicaDay {
+    pb::ReplicaDay {
+        day: day.0,
+        writes: traffic.requests(RequestKind::Write),
+        reads: traffic.requests(RequestKind::Read),
+        others: traffic.requests(RequestKind::Other),
+        deletes: traffic.requests(RequestKind::Delete),
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+        cost_micros: prices.cost(&traffic).0,
+    }
 }
 
 async fn status(shared: &Arc<Shared>, facts: &Facts) -> pb::ServerStatus {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::data::DataObject;
+use everpoint_replica::{DayTraffic, Prices, RequestKind};
 use everpoint_transport::{CloseReason, Closed};
 use metrics::{counter, gauge, histogram};
 
@@ -46,6 +47,24 @@ pub(crate) fn replica(about: &Followed, report: &ApplyReport, lags: bool) {
     set("everpoint_replica_level", f64::from(u8::from(!lags)));
     let blocked = matches!(report.state, ApplyState::Blocked(_) | ApplyState::Fenced);
     set("everpoint_replica_blocked", f64::from(u8::from(blocked)));
+}
+
+/// What all replicas' targets were asked for today, UTC, and what that comes to.
+pub(crate) fn replica_traffic(day: &DayTraffic, prices: &Prices) {
+    for (kind, name) in [
+        (RequestKind::Write, "write"),
+        (RequestKind::Read, "read"),
+        (RequestKind::Other, "other"),
+        (RequestKind::Delete, "delete"),
+    ] {
+        let requests = day.requests(kind) as f64;
+        gauge!("everpoint_replica_requests_today", "kind" => name).set(requests);
+    }
+    for (way, bytes) in [("in", day.bytes_in), ("out", day.bytes_out)] {
+        gauge!("everpoint_replica_bytes_today", "way" => way).set(bytes as f64);
+    }
+    let cost = prices.cost(day).0 as f64 / 1e6;
+    gauge!("everpoint_replica_cost_today", "currency" => prices.currency.clone()).set(cost);
 }
 
 /// A connection ended.

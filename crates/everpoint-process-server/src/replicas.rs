@@ -10,7 +10,8 @@ use everpoint_format::Change;
 use everpoint_format::index::Section;
 use everpoint_journal::history::MachineHistory;
 use everpoint_replica::{
-    AzureAccount, PUT_LEN_MAX, PageTarget, PagesConfig, ParseBlobAddressError, VhdFile,
+    AzureAccount, BlobAddress, Counted, DayTraffic, PUT_LEN_MAX, PageTarget, PagesConfig,
+    ParseBlobAddressError, Prices, SharedTraffic, Traffic, UtcDay, VhdFile,
 };
 use everpoint_transport::ByteBudget;
 use everpoint_units::{ByteLen, DiskId, MachineId};
@@ -22,7 +23,7 @@ use crate::apply_core::{ApplyLimits, Effect, Followed, PageWork, Rates};
 use crate::apply_task::staging::{Arena, StagedLen};
 use crate::apply_task::{ApplyTask, Command, ReplicaStatus};
 use crate::at_hand::{AtHand, ObjectAtHand};
-use crate::clock::Clock;
+use crate::clock::{Clock, wall_time};
 use crate::config::{ReplicaConfig, SettingError};
 use crate::shared::Shared;
 
@@ -67,6 +68,7 @@ pub(crate) struct Replicas {
     /// Of all targets together.
     account: Mutex<Pace>,
     clock: Clock,
+    pub(crate) prices: Prices,
     slots: Mutex<BTreeMap<DiskId, Slot>>,
 }
 
@@ -84,6 +86,7 @@ enum Place {
 struct Slot {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<ReplicaStatus>,
+    traffic: SharedTraffic,
 }
 
 impl Replicas {
@@ -128,6 +131,7 @@ impl Replicas {
             staged: Arc::default(),
             account: Mutex::new(Pace::new(account)),
             clock,
+            prices: config.prices.clone(),
             slots: Mutex::default(),
         })
     }
@@ -172,15 +176,20 @@ impl Replicas {
             disk,
             sectors,
         };
-        let task = ApplyTask::new(
-            Arc::clone(shared),
-            Arc::clone(self),
-            about,
-            self.target(disk),
-        );
+        // A task that begins again goes on counting.
+        let traffic = slots.get(&disk).map(|slot| slot.traffic.clone());
+        let traffic = traffic.unwrap_or_default();
+        let today = || UtcDay::of(wall_time());
+        let target = Arc::new(Counted::new(self.target(disk), traffic.clone(), today));
+        let task = ApplyTask::new(Arc::clone(shared), Arc::clone(self), about, target);
         let (commands, commands_rx) = mpsc::channel(COMMANDS_MAX);
         let (status_tx, status) = watch::channel(task.status());
-        slots.insert(disk, Slot { commands, status });
+        let slot = Slot {
+            commands,
+            status,
+            traffic,
+        };
+        slots.insert(disk, slot);
         drop(slots);
         shared.spawn(task.run(commands_rx, status_tx));
     }
@@ -206,10 +215,24 @@ impl Replicas {
         }
     }
 
-    /// How the replica of a disk is; `None` where there is none.
-    pub(crate) fn status(&self, disk: DiskId) -> Option<ReplicaStatus> {
+    /// How the replica of a disk is, and what its target was asked for; `None` where there is none.
+    pub(crate) fn status(&self, disk: DiskId) -> Option<(ReplicaStatus, Traffic)> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.get(&disk).map(|slot| slot.status.borrow().clone())
+        let slot = slots.get(&disk)?;
+        Some((slot.status.borrow().clone(), slot.traffic.now()))
+    }
+
+    /// What all targets were asked for today.
+    pub(crate) fn traffic_today(&self) -> DayTraffic {
+        let today = UtcDay::of(wall_time());
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = DayTraffic::default();
+        for slot in slots.values() {
+            if let Some((_, day)) = slot.traffic.now().days().find(|(day, _)| *day == today) {
+                all.add(&day);
+            }
+        }
+        all
     }
 
     /// Has a replica written again; whether there is one.
@@ -268,7 +291,7 @@ impl Place {
         };
         let (container, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         // What is no name for a blob is none for a replica either.
-        let sample: everpoint_replica::BlobAddress =
+        let sample: BlobAddress =
             format!("az://{container}/{}", blob_name(prefix, DiskId([0; 16]))).parse()?;
         let access = config.azure.credentials(sample.container())?;
         let pages = PagesConfig {

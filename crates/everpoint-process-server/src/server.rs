@@ -188,6 +188,9 @@ async fn set_gauges(shared: Arc<Shared>) {
         let usage = shared.log.usage();
         let now = shared.clock.now();
         let since = shared.progress.borrow().waiting_since;
+        if let Some(replicas) = &shared.replicas {
+            metrics::replica_traffic(&replicas.traffic_today(), &replicas.prices);
+        }
         metrics::fill(Fill {
             log: usage.used.0,
             log_quota: usage.quota.0,

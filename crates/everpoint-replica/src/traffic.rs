@@ -130,6 +130,15 @@ impl DayTraffic {
     pub const fn requests(&self, kind: RequestKind) -> u64 {
         self.requests[kind.index()]
     }
+
+    /// As if another's requests had been these targets', too.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.requests.iter_mut().zip(&other.requests) {
+            *count += more;
+        }
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+    }
 }
 
 impl Prices {

@@ -1,13 +1,21 @@
 //! `everpoint disk`: the disks of a vault, from the vault alone.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
 use everpoint_retention::{
     DiskList, DiskState, DiskSummary, Instant, PointList, Subject, Window, list_disks, list_points,
 };
 use everpoint_units::{DiskId, MachineId};
+use everpoint_wire::control::StatusRequest;
+use everpoint_wire::control::control_answer::Answer;
+use everpoint_wire::control::control_request::Request;
+use serde::Serialize;
 
+use crate::control::{ask, not_understood};
 use crate::failure::Failure;
 use crate::output::{self, Table};
+use crate::replica_status::Replica;
 use crate::vault::VaultArg;
 
 /// What is asked about disks.
@@ -30,6 +38,19 @@ pub(crate) struct Show {
     /// The disk's machine, where it is known: saves a search through the vault.
     #[arg(long, value_name = "ID")]
     machine: Option<MachineId>,
+    /// Control socket of the server that serves the disk: shows its replica, what that was asked for by day, and what it
+    /// costs.
+    #[arg(long, value_name = "PATH")]
+    server_control: Option<PathBuf>,
+}
+
+/// A disk, and how its replica is.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    points: PointList,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replica: Option<Replica>,
 }
 
 /// Does what is asked.
@@ -48,9 +69,33 @@ pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
             let vault = show.vault.open().await?;
             let subject = Subject::Disk(show.disk);
             let points = list_points(&vault, subject, show.machine).await?;
-            output::print(json, &points, |points| show_lines(points, show.disk))
+            let replica = match &show.server_control {
+                None => None,
+                Some(socket) => replica(socket, show.disk).await?,
+            };
+            let shown = Shown { points, replica };
+            output::print(json, &shown, |shown| {
+                let mut text = show_lines(&shown.points, show.disk);
+                if let Some(replica) = &shown.replica {
+                    text.push('\n');
+                    text.push_str(&replica.lines());
+                }
+                text
+            })
         }
     }
+}
+
+/// What the server says of the disk's replica.
+async fn replica(socket: &Path, disk: DiskId) -> Result<Option<Replica>, Failure> {
+    let request = Request::Status(StatusRequest {});
+    let Answer::ServerStatus(status) = ask(socket, request).await? else {
+        return Err(not_understood());
+    };
+    let disks = status.machines.iter().flat_map(|machine| &machine.disks);
+    let found = disks.into_iter().find(|found| found.disk == disk.0[..]);
+    let replica = found.and_then(|found| found.replica.as_ref());
+    Ok(replica.map(Replica::of))
 }
 
 fn lines(list: &DiskList) -> String {

@@ -19,6 +19,7 @@ mod point;
 mod progress;
 mod quickstart;
 mod replica;
+mod replica_status;
 mod restore;
 mod server;
 mod signals;

@@ -10,7 +10,7 @@ use everpoint_vault::history::HistoryError;
 use everpoint_vault::{Cause, OpenError};
 use everpoint_wire::control::control_answer::Answer;
 use everpoint_wire::control::control_request::Request;
-use everpoint_wire::control::{ServerReplica, ServerStatus, StatusRequest, TakeOver, TakenOver};
+use everpoint_wire::control::{ServerStatus, StatusRequest, TakeOver, TakenOver};
 use serde::Serialize;
 
 use crate::config::{self, Where};
@@ -18,6 +18,7 @@ use crate::control::{ask, id, not_understood};
 use crate::failure::{Code, Failure};
 use crate::metrics;
 use crate::output::{self, Table};
+use crate::replica_status::{self, Replica};
 use crate::signals::Signals;
 
 /// What is asked of a server.
@@ -225,32 +226,6 @@ struct Disk {
     replica: Option<Replica>,
 }
 
-#[derive(Debug, Serialize)]
-struct Replica {
-    url: String,
-    state: String,
-    trouble: Option<String>,
-    applied_through: u64,
-    level: bool,
-    staged_bytes: u64,
-    window_ms: u64,
-}
-
-impl Replica {
-    fn of(replica: &ServerReplica) -> Self {
-        let trouble = Some(replica.trouble.clone());
-        Self {
-            url: replica.url.clone(),
-            state: replica.state.clone(),
-            trouble: trouble.filter(|trouble| !trouble.is_empty()),
-            applied_through: replica.applied_through,
-            level: replica.level,
-            staged_bytes: replica.staged_bytes,
-            window_ms: replica.window_ms,
-        }
-    }
-}
-
 impl Status {
     fn of(status: &ServerStatus) -> Self {
         let machines = status.machines.iter().map(|machine| Machine {
@@ -351,42 +326,14 @@ impl Status {
         let mut text = format!("{}\n{}", facts.render(), disks.render());
         let disks = self.machines.iter().flat_map(|machine| &machine.disks);
         let replicas: Vec<_> = disks
-            .filter_map(|disk| disk.replica.as_ref().map(|replica| (disk, replica)))
+            .filter_map(|disk| Some((disk.disk.as_str(), disk.replica.as_ref()?)))
             .collect();
         if !replicas.is_empty() {
             text.push('\n');
-            text.push_str(&replica_lines(&replicas));
+            text.push_str(&replica_status::table(&replicas));
         }
         text
     }
-}
-
-fn replica_lines(replicas: &[(&Disk, &Replica)]) -> String {
-    let mut table = Table::new(&[
-        "disk",
-        "replica",
-        "state",
-        "applied through",
-        "waiting",
-        "window",
-        "trouble",
-    ]);
-    for (disk, replica) in replicas {
-        table.row([
-            disk.disk.as_str(),
-            &replica.url,
-            if replica.state == "following" && !replica.level {
-                "copying"
-            } else {
-                &replica.state
-            },
-            &format!("seq:{}", replica.applied_through),
-            &output::bytes(replica.staged_bytes),
-            &format!("{} ms", replica.window_ms),
-            replica.trouble.as_deref().unwrap_or(""),
-        ]);
-    }
-    table.render()
 }
 
 /// What was taken over, to print.

@@ -246,7 +246,7 @@ pub struct ServerMachine {
     #[prost(message, repeated, tag = "4")]
     pub disks: ::prost::alloc::vec::Vec<ServerDisk>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServerDisk {
     #[prost(bytes = "bytes", tag = "1")]
     pub disk: ::prost::bytes::Bytes,
@@ -268,7 +268,7 @@ pub struct ServerDisk {
     #[prost(message, optional, tag = "9")]
     pub replica: ::core::option::Option<ServerReplica>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServerReplica {
     #[prost(string, tag = "1")]
     pub url: ::prost::alloc::string::String,
@@ -290,4 +290,32 @@ pub struct ServerReplica {
     /// How long changes are collected now. Milliseconds.
     #[prost(uint64, tag = "7")]
     pub window_ms: u64,
+    /// What the target was asked for since the server started, the oldest day first.
+    #[prost(message, repeated, tag = "8")]
+    pub days: ::prost::alloc::vec::Vec<ReplicaDay>,
+    /// Of the costs; empty: nothing has a price.
+    #[prost(string, tag = "9")]
+    pub currency: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplicaDay {
+    /// Days since 1970, UTC.
+    #[prost(uint64, tag = "1")]
+    pub day: u64,
+    #[prost(uint64, tag = "2")]
+    pub writes: u64,
+    #[prost(uint64, tag = "3")]
+    pub reads: u64,
+    #[prost(uint64, tag = "4")]
+    pub others: u64,
+    #[prost(uint64, tag = "5")]
+    pub deletes: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "6")]
+    pub bytes_in: u64,
+    #[prost(uint64, tag = "7")]
+    pub bytes_out: u64,
+    /// Millionths of a unit of the currency.
+    #[prost(uint64, tag = "8")]
+    pub cost_micros: u64,
 }
