@@ -1,10 +1,11 @@
 //! The everpoint command line: parses, calls, prints.
 //!
 //! One file for each group of commands; what they share lies in `failure` (exit codes, causes, help), `output`
-//! (tables, JSON, nothing that steers a terminal), `config`, `control`, `vault`, `logging`, `signals`, `size`
+//! (tables, JSON, nothing that steers a terminal), `config`, `control`, `vault`, `blob`, `logging`, `signals`, `size`
 //! and `progress`. Nothing here decides anything about data.
 
 mod agent;
+mod blob;
 mod check;
 mod config;
 mod control;
@@ -17,6 +18,7 @@ mod pki;
 mod point;
 mod progress;
 mod quickstart;
+mod replica;
 mod restore;
 mod server;
 mod signals;
@@ -71,6 +73,9 @@ enum Command {
     Restore(restore::Restore),
     /// Check a vault.
     Check(check::Check),
+    /// Look after replicas.
+    #[command(subcommand)]
+    Replica(replica::Command),
 }
 
 fn main() -> ExitCode {
@@ -115,6 +120,7 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Point(command) => point::run(command, json).await,
         Command::Restore(args) => restore::run(args, json).await,
         Command::Check(args) => check::run(args, json).await,
+        Command::Replica(command) => replica::run(command, json).await,
     }
 }
 
