@@ -23,8 +23,9 @@ const HOSTILE_URL: &str = "https://acct.blob.core.windows.net/disks/it%27s%20%24
 const GROUP: &str = "rg_(ünï).x";
 const SUBSCRIPTION: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 /// Appends its name and words to `calls`, a line a call, and answers as Azure would.
+/// Writes down what it was called with; of a file its mode and what is in it.
 const STAND_IN: &str = r#"#!/bin/sh
-{ printf '%s' "${0##*/}"; for word; do printf '\t%s' "$word"; done; printf '\n'; } >>calls
+{ printf '%s' "${0##*/}"; for word; do if [ -f "$word" ]; then word="$(stat -c %a "$word") $(cat "$word")"; fi; printf '\t%s' "$word"; done; printf '\n'; } >>calls
 case "$1 $2" in
 'storage account') echo /the/account/id ;;
 'disk grant-access') echo 'https://md-impexp.example/x?sig=a%2Bb&se=1' ;;
@@ -320,7 +321,7 @@ async fn a_script_that_uploads_ends_access_when_all_is_there_and_not_before() ->
             "--at",
             at.unwrap_or("latest"),
             "--to-sas",
-            sas,
+            &format!("600 {sas}"),
         ];
         ensure!(calls[2] == restored, "{calls:?}");
         let revoked = [&["az", "disk", "revoke-access"][..], &named].concat();

@@ -12,6 +12,7 @@
 //! | `staged`, `vault_copy` | what a vault's directory shows |
 //! | `vault_place`, `vault_view`, `clouds` | where vaults are, what they hold, and what stands in for clouds |
 //! | `page_blobs` | Azure's page blobs where Azurite does not behave like them, and faults |
+//! | `handmade` | replicas made by hand |
 //! | `peak` | how much memory a process had at most |
 //! | `wait` | conditions with deadlines |
 
@@ -22,6 +23,7 @@ pub mod rigs {
     pub mod control;
     pub mod golden;
     pub mod guest;
+    pub mod handmade;
     pub mod history;
     pub mod image;
     pub mod judge;

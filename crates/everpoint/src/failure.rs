@@ -152,6 +152,9 @@ impl From<RestoreError> for Failure {
             RestoreError::Integrity(_) => Some(
                 "`everpoint check --read-data` says which points are whole; another --at may be",
             ),
+            RestoreError::Target { source, .. } if source.refusal().is_none() => {
+                Some("look at the network and at the account's endpoint, and begin again")
+            }
             RestoreError::Load(_) => {
                 Some("`everpoint disk list` names the machines and disks of the vault")
             }
@@ -167,6 +170,7 @@ impl From<ErrorKind> for Code {
             ErrorKind::Usage => Self::Usage,
             ErrorKind::Integrity => Self::Integrity,
             ErrorKind::Incomplete => Self::Incomplete,
+            ErrorKind::Denied => Self::NotAuthorised,
             ErrorKind::Io => Self::Failed,
         }
     }

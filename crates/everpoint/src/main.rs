@@ -1,10 +1,11 @@
 //! The everpoint command line: parses, calls, prints.
 //!
 //! One file for each group of commands; what they share lies in `failure` (exit codes, causes, help), `output`
-//! (tables, JSON, nothing that steers a terminal), `config`, `control`, `vault`, `logging`, `signals`, `size`
+//! (tables, JSON, nothing that steers a terminal), `config`, `control`, `vault`, `blob`, `logging`, `signals`, `size`
 //! and `progress`. Nothing here decides anything about data.
 
 mod agent;
+mod blob;
 mod check;
 mod config;
 mod control;

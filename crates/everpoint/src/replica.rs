@@ -1,5 +1,7 @@
 //! `everpoint replica`: what is done with a replica, beside keeping it.
 
+mod verify;
+
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use everpoint_units::DiskId;
@@ -22,6 +24,8 @@ pub(crate) enum Command {
     /// Have the running server write all of a disk's replica again, from the vault. Until it is level it is no state of
     /// the disk.
     Rebuild(Rebuild),
+    /// Compare a replica with the vault, page by page.
+    Verify(verify::Verify),
 }
 
 /// Which replica.
@@ -50,6 +54,7 @@ pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::Export(args) => export::run(args, json),
         Command::Rebuild(args) => rebuild(args, json).await,
+        Command::Verify(args) => verify::run(args, json).await,
     }
 }
 

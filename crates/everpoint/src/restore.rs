@@ -1,22 +1,24 @@
 //! `everpoint restore`: a disk, or all disks of a machine, as they were, from the vault alone.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
+use everpoint_replica::BlobAddress;
 use everpoint_retention::{
-    At, ImageFormat, Progress, RestoreConfig, RestoreRequest, Restored, Subject, restore,
+    At, BlobRestored, BlobTarget, DamageNote, DiskAt, ImageFormat, Progress, RestoreConfig,
+    RestoreRequest, Restored, Subject, restore, restore_to_blob,
 };
 use everpoint_units::{DiskId, MachineId};
 use everpoint_wire::control::StatusRequest;
 use everpoint_wire::control::control_answer::Answer;
 use everpoint_wire::control::control_request::Request;
 
+use crate::blob;
 use crate::config;
 use crate::control::ask;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Table};
-use crate::progress;
+use crate::progress::Bar;
 use crate::size::Size;
 use crate::vault::VaultArg;
 
@@ -25,10 +27,11 @@ const AGENT_CONFIG: &str = "/etc/everpoint/agent.toml";
 
 /// What is restored, and where to.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("target").required(true).args(["output", "to", "to_sas"])))]
 pub(crate) struct Restore {
     #[command(flatten)]
     vault: VaultArg,
-    /// Restore this disk, into a file or a block device.
+    /// Restore this disk, into a file or a block device, or to Azure.
     #[arg(long, value_name = "ID", required_unless_present = "machine")]
     disk: Option<DiskId>,
     /// Restore all disks of this machine, into a directory; with --disk it saves a search through the vault.
@@ -39,10 +42,20 @@ pub(crate) struct Restore {
     at: At,
     /// The file, block device or, for a machine, directory to restore into.
     #[arg(long, value_name = "PATH")]
-    output: PathBuf,
-    /// What an image looks like.
-    #[arg(long, value_enum, default_value_t = Format::Raw)]
-    format: Format,
+    output: Option<PathBuf>,
+    /// The page blob to make of the disk, as a fixed VHD; it must not exist yet.
+    #[arg(long, value_name = "az://CONTAINER/BLOB", requires = "disk")]
+    to: Option<BlobAddress>,
+    /// A file with the URL that `az disk grant-access --access-level Write` gives for a managed disk that was made
+    /// with `az disk create --for-upload`.
+    #[arg(long, value_name = "FILE", requires = "disk")]
+    to_sas: Option<PathBuf>,
+    /// Begin with a copy of this replica of the disk, which the service makes, and send only what differs.
+    #[arg(long, value_name = "az://CONTAINER/BLOB", requires = "to")]
+    from_replica: Option<BlobAddress>,
+    /// What an image looks like. Default: raw; in Azure it is always vhd.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Replace files that are there.
     #[arg(long)]
     overwrite: bool,
@@ -73,6 +86,33 @@ enum Format {
 ///
 /// Why nothing was restored, or that something else may be meant than what was.
 pub(crate) async fn run(args: &Restore, json: bool) -> Result<(), Failure> {
+    let config = RestoreConfig {
+        memory_max: args.memory.0,
+        ..RestoreConfig::default()
+    };
+    let damage = match (&args.output, args.disk) {
+        (Some(output), _) => to_images(args, output, &config, json).await?,
+        (None, Some(disk)) => to_azure(args, disk, &config, json).await?,
+        (None, None) => return Err(Failure::usage("--to and --to-sas take one --disk")),
+    };
+    if !damage.is_empty() && may_mean_later(&args.at) {
+        let text = format!(
+            "what was restored is whole, but the history is damaged: --at {} may mean a later point",
+            args.at
+        );
+        return Err(Failure::new(Code::Integrity, text).help(
+            "`everpoint check` says what is damaged; a bookmark's name or seq:N asks for one point and no other",
+        ));
+    }
+    Ok(())
+}
+
+async fn to_images(
+    args: &Restore,
+    output: &Path,
+    config: &RestoreConfig,
+    json: bool,
+) -> Result<Vec<DamageNote>, Failure> {
     let subject = match (args.disk, args.machine) {
         (Some(disk), _) => Subject::Disk(disk),
         (None, Some(machine)) => Subject::Machine(machine),
@@ -83,34 +123,66 @@ pub(crate) async fn run(args: &Restore, json: bool) -> Result<(), Failure> {
         machine: args.machine,
         at: args.at.clone(),
         format: match args.format {
-            Format::Raw => ImageFormat::Raw,
-            Format::Vhd => ImageFormat::Vhd,
+            None | Some(Format::Raw) => ImageFormat::Raw,
+            Some(Format::Vhd) => ImageFormat::Vhd,
         },
-        output: args.output.clone(),
+        output: output.to_owned(),
         overwrite: args.overwrite,
         force_overwrite: args.force_overwrite.clone(),
         sources: sources(args.agent_config.as_deref()).await?,
     };
-    let config = RestoreConfig {
-        memory_max: args.memory.0,
-        ..RestoreConfig::default()
-    };
     let vault = args.vault.open().await?;
-    let bar = Bar::new();
-    let restored = restore(&vault, &request, &config, &|progress| bar.show(progress)).await;
+    let bar = Bar::new("restoring");
+    let restored = restore(&vault, &request, config, &|progress| bar.show(progress)).await;
     bar.bar.finish_and_clear();
     let restored = restored?;
     output::print(json, &restored, lines)?;
-    if !restored.damage.is_empty() && may_mean_later(&args.at) {
-        let text = format!(
-            "what was restored is whole, but the history is damaged: --at {} may mean a later point",
-            args.at
-        );
-        return Err(Failure::new(Code::Integrity, text).help(
-            "`everpoint check` says what is damaged; a bookmark's name or seq:N asks for one point and no other",
-        ));
+    Ok(restored.damage)
+}
+
+async fn to_azure(
+    args: &Restore,
+    disk: DiskId,
+    config: &RestoreConfig,
+    json: bool,
+) -> Result<Vec<DamageNote>, Failure> {
+    if args.overwrite || args.force_overwrite.is_some() {
+        return Err(Failure::usage("nothing in Azure is overwritten")
+            .help("remove the blob that is there, or choose another name"));
     }
-    Ok(())
+    if matches!(args.format, Some(Format::Raw)) {
+        return Err(
+            Failure::usage("--format raw: a disk in Azure is made of a VHD").help("leave it out"),
+        );
+    }
+    let store = args.vault.config()?;
+    let target = match (&args.to, &args.to_sas) {
+        (Some(to), _) => {
+            let blob = blob::pages(&store, to)?;
+            match &args.from_replica {
+                None => BlobTarget::New(blob),
+                Some(replica) => BlobTarget::FromReplica {
+                    blob,
+                    replica: blob::pages(&store, replica)?,
+                },
+            }
+        }
+        (None, Some(file)) => BlobTarget::Disk(blob::of_sas_file(&store, file)?),
+        (None, None) => return Err(Failure::usage("neither --to nor --to-sas is given")),
+    };
+    let what = DiskAt {
+        disk,
+        machine: args.machine,
+        at: args.at.clone(),
+    };
+    let vault = args.vault.open().await?;
+    let bar = Bar::new("restoring");
+    let show = |progress: &Progress| bar.show(progress);
+    let restored = restore_to_blob(&vault, &what, &target, config, &show).await;
+    bar.bar.finish_and_clear();
+    let restored = restored?;
+    output::print(json, &restored, blob_lines)?;
+    Ok(restored.damage)
 }
 
 /// Whether a damaged history may hide the point that this instant means, behind an older one.
@@ -143,43 +215,6 @@ async fn sources(given: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
     Ok(sources)
 }
 
-/// One bar for each disk, one after the other.
-struct Bar {
-    bar: indicatif::ProgressBar,
-    disk_index: Mutex<usize>,
-}
-
-impl Bar {
-    fn new() -> Self {
-        Self {
-            bar: progress::bytes("reading the history"),
-            disk_index: Mutex::new(0),
-        }
-    }
-
-    fn show(&self, progress: &Progress) {
-        let mut index = self
-            .disk_index
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *index != progress.disk_index {
-            *index = progress.disk_index;
-            self.bar.reset();
-        }
-        let (what, at, of) = if progress.total.0 == 0 {
-            let (done, all) = (progress.planned_count, progress.plan_count);
-            ("planning", done as u64, all as u64)
-        } else {
-            ("restoring", progress.done.0, progress.total.0)
-        };
-        let disk = progress.disk_index + 1;
-        self.bar
-            .set_prefix(format!("{what} disk {disk} of {}", progress.disk_count));
-        self.bar.set_length(of);
-        self.bar.set_position(at);
-    }
-}
-
 fn lines(restored: &Restored) -> String {
     let mut facts = Table::plain();
     facts.row(["machine", &restored.machine.to_string()]);
@@ -199,9 +234,34 @@ fn lines(restored: &Restored) -> String {
         ]);
     }
     let mut text = format!("{}\n{}", facts.render(), disks.render());
-    for note in &restored.damage {
-        let note = format!("damage elsewhere in the history: {}\n", note.what);
-        text.push_str(&output::escape_lines(&note));
-    }
+    text.push_str(&damage_lines(&restored.damage));
     text
+}
+
+fn blob_lines(restored: &BlobRestored) -> String {
+    let mut facts = Table::plain();
+    facts.row(["machine", &restored.machine.to_string()]);
+    facts.row(["point", &restored.seq.to_string()]);
+    let time = restored
+        .time
+        .map_or_else(|| "-".to_owned(), |time| time.to_string());
+    facts.row(["taken at", &time]);
+    facts.row(["disk", &restored.disk.to_string()]);
+    facts.row(["name", &restored.name]);
+    facts.row(["size", &output::bytes(restored.size_bytes.0)]);
+    facts.row(["VHD", &restored.target]);
+    if let Some(changed) = restored.changed_bytes {
+        facts.row(["changed", &output::bytes(changed)]);
+    }
+    facts.row(["put", &output::bytes(restored.put_bytes.0)]);
+    facts.row(["cleared", &output::bytes(restored.cleared_bytes.0)]);
+    facts.render() + &damage_lines(&restored.damage)
+}
+
+fn damage_lines(damage: &[DamageNote]) -> String {
+    let notes = damage.iter().map(|note| {
+        let note = format!("damage elsewhere in the history: {}\n", note.what);
+        output::escape_lines(&note)
+    });
+    notes.collect()
 }

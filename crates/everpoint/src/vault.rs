@@ -26,10 +26,19 @@ impl VaultArg {
     ///
     /// Why it cannot be opened.
     pub(crate) async fn open(&self) -> Result<Vault, Failure> {
-        let config = match &self.store {
-            Some(path) => config::store(path)?,
-            None => VaultConfig::default(),
-        };
+        let config = self.config()?;
         Ok(Vault::open(&self.url, &config, OpenOptions::READ).await?)
+    }
+
+    /// How stores are reached: the vault's own, and that of blobs.
+    ///
+    /// # Errors
+    ///
+    /// Bad input, named by file and key.
+    pub(crate) fn config(&self) -> Result<VaultConfig, Failure> {
+        match &self.store {
+            Some(path) => config::store(path),
+            None => Ok(VaultConfig::default()),
+        }
     }
 }

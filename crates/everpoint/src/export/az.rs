@@ -23,6 +23,9 @@ disk=${2:?name the disk second, as everpoint disk list does}
 at=${3:-latest}
 ";
 
+/// The SAS goes over by a file of its owner's alone: arguments can be read by everybody on the machine.
+const SAS_FILE: &str =
+    "file=$(mktemp)\ntrap 'rm -f \"$file\"' EXIT\nprintf '%s\\n' \"$sas\" > \"$file\"\n";
 /// Where access to the disk is ended, and why not before.
 const REVOKE_NOTE: &str = "\
 # A restore that fails ends this script here: until its access is revoked, a disk with half its bytes cannot be attached.
@@ -59,8 +62,9 @@ pub(super) fn text(disk: &Disk<'_>) -> String {
                 "{UPLOAD_HEAD}{} --for-upload true --upload-size-bytes {len}\n\
                  sas=$({grant} --access-level Write --duration-in-seconds {ACCESS_S} \
                  --query 'accessSAS || accessSas' --output tsv)\n\
+                 {SAS_FILE}\
                  {REVOKE_NOTE}\
-                 everpoint restore --vault \"$vault\" --disk \"$disk\" --at \"$at\" --to-sas \"$sas\"\n\
+                 everpoint restore --vault \"$vault\" --disk \"$disk\" --at \"$at\" --to-sas \"$file\"\n\
                  {revoke}\n",
                 create(disk)
             )
@@ -114,7 +118,7 @@ pub(super) fn deployment(disk: &Disk<'_>) -> Vec<String> {
         steps.push(format!(
             "{grant} --access-level Write --duration-in-seconds {ACCESS_S}"
         ));
-        steps.push("everpoint restore --vault VAULT --disk DISK --at latest --to-sas SAS".into());
+        steps.push("everpoint restore --vault VAULT --disk DISK --at latest --to-sas FILE  # the SAS, in a file of mode 0600".into());
         steps.push(revoke);
     }
     steps
