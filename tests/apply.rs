@@ -160,8 +160,8 @@ async fn after_storms_and_take_overs_the_replica_is_the_newest_point() -> Result
         let taken = site.everpoint(words, &[&other.config]).await?;
         taken.succeeded("take-over")?;
         load.run_for(Duration::from_secs(2)).await?;
-        // Who was taken over ends by itself, or is ended; what it sent may still land.
-        leads.node.kill()?;
+        // Who was taken over ends at its next commit; what it sent may still land.
+        leads.node.wait(STEP_TIME_MAX).await?;
         std::mem::swap(&mut leads, &mut other);
         let held = load.hold().await;
         blobs.faults().set(FaultPlan::default());

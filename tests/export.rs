@@ -22,8 +22,8 @@ const HOSTILE_URL: &str = "https://acct.blob.core.windows.net/disks/it%27s%20%24
                            %20%24%7Bx%7D%20%5By%5D%20%22z%22%20%2520%20%26%20%3B%20%23%20%C3%A9.vhd";
 const GROUP: &str = "rg_(ünï).x";
 const SUBSCRIPTION: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
-/// Appends its name and words to `calls`, a line a call, and answers as Azure would.
-/// Writes down what it was called with; of a file its mode and what is in it.
+/// Appends its name and words to `calls`, a line a call, and answers as Azure would. Of a word that is a file it writes down
+/// the file's mode and what is in it.
 const STAND_IN: &str = r#"#!/bin/sh
 { printf '%s' "${0##*/}"; for word; do if [ -f "$word" ]; then word="$(stat -c %a "$word") $(cat "$word")"; fi; printf '\t%s' "$word"; done; printf '\n'; } >>calls
 case "$1 $2" in

@@ -311,10 +311,13 @@ impl ApplyCore {
 
     /// When [`Self::poll`] has something to say by time alone.
     pub fn poll_timeout(&self) -> Option<Moment> {
+        if self.asked {
+            return None;
+        }
         if self.again_at.is_some() {
             return self.again_at;
         }
-        if self.step != Step::Follow || self.asked {
+        if self.step != Step::Follow {
             return None;
         }
         match &self.flush {

@@ -429,20 +429,20 @@ fn said<T>(answer: Result<T, Failed>, trouble: &mut Option<String>) -> Result<T,
     }
 }
 
-/// Whether the machine's path leads to this server's journal.
+/// Whether the machine's path leads to a journal of this server's: each is noted before anything names it, also the one
+/// that it is about to go on in.
 async fn leads(
     shared: &Shared,
     machine: MachineId,
     last: Option<(JournalId, ObjectNo)>,
 ) -> Option<Leads> {
-    let before = shared.journal();
     let (vault, id) = (&shared.vault, shared.header.vault);
     let walked = match last {
         Some(last) => walk_from(vault, id, machine, last, |_, _, _, _| ()).await,
         None => walk(vault, id, machine, |_, _, _, _| ()).await,
     };
     match walked.ok()?.end {
-        PathEnd::Open { journal, .. } if journal == before || journal == shared.journal() => {
+        PathEnd::Open { journal, .. } if shared.has_noted(journal) => {
             let level = journal.level;
             Some(Leads::Here { level })
         }

@@ -226,6 +226,12 @@ impl Shared {
         self.conduct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a journal is this server's.
+    pub(crate) fn has_noted(&self, journal: JournalId) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        journal == self.journal() || state.journals.contains(&journal)
+    }
+
     /// Notes a journal durably before anything names it.
     pub(crate) fn note_journal(&self, journal: JournalId) -> Result<(), StateError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
