@@ -48,6 +48,9 @@ async fn answer(agent: &Arc<Inner>, request: Bytes) -> Answer {
         Some(Request::TakeOver(_)) => {
             failure("an agent takes nothing over", "ask a process server")
         }
+        Some(Request::RebuildReplica(_)) => {
+            failure("an agent keeps no replicas", "ask a process server")
+        }
         None => failure(
             "an unknown request",
             "use the command line of the same version",
