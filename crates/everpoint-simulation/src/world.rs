@@ -8,11 +8,14 @@ mod link;
 mod oracle;
 pub mod plan;
 mod random;
+mod replica;
 mod restore;
 mod schedule;
 mod server;
 mod store;
+mod target;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,9 +28,11 @@ use link::{Ended, Link, LinkId, Message, Side};
 use oracle::Oracle;
 use plan::{KINDS, Plan};
 use random::Random;
+use replica::{REBUILD_EVERY, ReplicaTruth};
 use schedule::Schedule;
 use server::{Server, ServerEvent};
 use store::{Reply, Request, Store};
+use target::{Asked, Change, Target};
 
 const VAULT: VaultId = VaultId([0xbb; 16]);
 const DIGEST_KEY: DigestKey = DigestKey([0xcc; 32]);
@@ -86,6 +91,10 @@ pub(crate) struct World<'a> {
     servers: Vec<Server>,
     links: Vec<Link>,
     store: Store,
+    /// By disk, what its replica is written to.
+    targets: BTreeMap<DiskId, Target>,
+    /// By machine.
+    replica_truths: Vec<ReplicaTruth>,
     oracle: Oracle,
     draws: Draws,
     requests: Vec<Option<Pending>>,
@@ -105,6 +114,7 @@ struct Draws {
     store: Random,
     restore: Random,
     fault: Random,
+    replica: Random,
 }
 
 /// A request to the store that somebody waits for.
@@ -130,6 +140,12 @@ enum Event {
     StoreAnswer(usize, Reply),
     /// A create that its client had given up.
     StoreLate(Request),
+    /// A target carries a request out and answers.
+    Target(Box<Asked>),
+    /// A change of a target that its asker had given up.
+    TargetLate(DiskId, Box<Change>),
+    /// An operator thinks of a replica.
+    Rebuild,
     Restore,
     Heal,
     Check,
@@ -145,6 +161,7 @@ impl<'a> World<'a> {
             store: root.split(5),
             restore: root.split(6),
             fault: root.split(8),
+            replica: root.split(10),
         };
         let mut oracle = Oracle::default();
         let mut holds = root.split(7);
@@ -159,6 +176,8 @@ impl<'a> World<'a> {
             servers: servers.collect(),
             links: Vec::new(),
             store: Store::default(),
+            targets: BTreeMap::new(),
+            replica_truths: (0..plan.shape.machines).map(ReplicaTruth::new).collect(),
             oracle,
             draws,
             requests: Vec::new(),
@@ -177,6 +196,7 @@ impl<'a> World<'a> {
         }
         self.schedule.at(self.plan.shape.healed_at, Event::Heal);
         self.schedule.after(RESTORE_EVERY, Event::Restore);
+        self.schedule.after(REBUILD_EVERY, Event::Rebuild);
         for server in 0..self.servers.len() {
             self.start_server(server);
         }
@@ -231,6 +251,14 @@ impl<'a> World<'a> {
                 self.outcome.small_faults += 1;
                 let reply = self.carry_out(&request);
                 self.tell(|| format!("late: {request:?} {reply:?}"));
+            }
+            Event::Target(asked) => self.target_acts(*asked),
+            Event::TargetLate(disk, change) => self.target_late(disk, &change),
+            Event::Rebuild => {
+                if !self.healed {
+                    self.rebuild_somewhere();
+                    self.schedule.after(REBUILD_EVERY, Event::Rebuild);
+                }
             }
             Event::Restore => {
                 self.restore_somewhere();
@@ -499,6 +527,9 @@ impl Event {
             Self::Restore => 5,
             Self::Heal => 6,
             Self::Check => 7,
+            Self::TargetLate(..) => 8,
+            Self::Rebuild => 9,
+            Self::Target(_) => 10,
         }
     }
 }

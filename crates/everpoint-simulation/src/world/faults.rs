@@ -90,6 +90,13 @@ impl Conditions {
         now < self.parted_until[machine][server]
     }
 
+    /// Whether a node has had its last effect.
+    pub(crate) fn is_dead(&self, node: Node) -> bool {
+        self.dying
+            .iter()
+            .any(|(of, left)| *of == node && *left == 0)
+    }
+
     pub(crate) fn clock_offset_us(&self, node: Node) -> i64 {
         self.clocks[match node {
             Node::Agent(machine) => machine,

@@ -4,16 +4,17 @@
 use std::rc::Rc;
 
 use everpoint_agent::disk_core::report::DiskStateWord;
+use everpoint_format::replica::Applied;
 use everpoint_journal::extent_map::ExtentMap;
 use everpoint_journal::history::{MachineHistory, Span};
 use everpoint_journal::path::{Need, PathEnd, PathWalk};
-use everpoint_units::{DiskId, GenerationId, JournalId, SECTOR_LEN, Seq};
+use everpoint_units::{DiskId, GenerationId, JournalId, Seq};
 
 use super::jobs::{request_of, walk_on};
 use super::oracle::{Content, index};
 use super::server::{Owned, Server};
 use super::store::{Reply, Stored};
-use super::{World, disk_id, machine_id};
+use super::{World, disk_id, machine_id, place_of};
 
 /// What the store alone says of a machine.
 struct Read {
@@ -236,10 +237,35 @@ impl World<'_> {
         }
     }
 
-    /// Whether a server that runs owns a machine: it says so, and the path leads to its journal.
+    /// A replica that is level, and has everything that there is of its disk, is what a restore makes.
+    pub(crate) fn check_level_replica(&mut self, disk: DiskId, applied: Applied) {
+        let (machine, number) = place_of(disk);
+        let Some(read) = self.read_history(machine) else {
+            return;
+        };
+        if read.history.latest(Some(disk)) != Ok(applied.through) {
+            return;
+        }
+        self.check_restore(&read, number, applied.through);
+        let restored = restored(&read, disk, applied.through, self.plan.shape.sectors);
+        let pages = self.targets[&disk].pages();
+        if restored.is_some_and(|image| pages[..image.len()] != image) {
+            self.violate(format!(
+                "the replica of disk {number} of machine {machine} is level at {}, and not what is restored there",
+                applied.through
+            ));
+        }
+    }
+
+    /// Whether a server that runs owns a machine.
     pub(crate) fn is_owned(&mut self, machine: usize) -> bool {
+        self.owner_of(machine).is_some()
+    }
+
+    /// The server that runs and owns a machine: it says so, and the path leads to its journal.
+    pub(crate) fn owner_of(&mut self, machine: usize) -> Option<usize> {
         let open = self.open_journal(machine);
-        self.servers.iter().any(|server| {
+        self.servers.iter().position(|server| {
             let life = server.life.as_ref().filter(|life| life.journal == open);
             let known = life.and_then(|life| life.machines.get(&machine_id(machine)));
             known.is_some_and(|known| matches!(known.owned, Owned::Serves(_)))
@@ -285,9 +311,12 @@ impl World<'_> {
                 Err(_) => true,
             }
         });
-        stale.map(|disk| {
-            format!("disk {disk} of machine {machine}: the newest point is not the disk as it is")
-        })
+        if let Some(disk) = stale {
+            return Some(format!(
+                "disk {disk} of machine {machine}: the newest point is not the disk as it is"
+            ));
+        }
+        (0..self.plan.shape.disks).find_map(|disk| self.replica_unconverged(machine, disk))
     }
 }
 
@@ -319,16 +348,8 @@ fn restored(read: &Read, disk: DiskId, seq: Seq, sectors: u64) -> Option<Vec<Con
     }
     let mut image = vec![0; index(sectors)];
     for run in map.runs() {
-        let place = run.source;
-        let stored = &read.objects[place.object as usize].stored;
-        let (section, block) = (place.section as usize, place.block as usize);
-        let block_entry = &stored.index()?.index.sections[section].blocks[block];
-        let before = &block_entry.records[..place.record as usize];
-        let before: u64 = before.iter().map(|record| record.change.raw_len()).sum();
-        let skip = index(before / SECTOR_LEN + run.skip);
-        let contents = stored.contents(section, block)?;
+        let contents = read.objects[run.source.object as usize].stored.run(&run)?;
         let (from, to) = (run.extent.start().sector(), run.extent.end().sector());
-        let contents = contents.get(skip..skip + index(to - from))?;
         image
             .get_mut(index(from)..index(to))?
             .copy_from_slice(contents);

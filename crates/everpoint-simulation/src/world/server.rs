@@ -19,6 +19,7 @@ use everpoint_format::cache_log::LogFileNo;
 use everpoint_format::change::ChangeBlock;
 use everpoint_format::digest::PieceDigest;
 use everpoint_journal::commit::CommitLimits;
+use everpoint_process_server::apply_core;
 use everpoint_process_server::backlog_core::{BacklogCore, Cached, Next};
 use everpoint_process_server::boot_core::{BootCore, BootStep};
 use everpoint_process_server::commit_core::{CommitCore, Effect, Writer};
@@ -26,8 +27,9 @@ use everpoint_process_server::machine_core::{BlockAnswer, MachineCore, SessionId
 use everpoint_process_server::ownership_core::NotServed;
 use everpoint_process_server::reduce;
 use everpoint_process_server::tail_core::TailCore;
+use everpoint_replica::Remedy;
 use everpoint_transport::CloseReason;
-use everpoint_units::{ByteLen, DiskId, JournalId, MachineId, Moment};
+use everpoint_units::{ByteLen, DiskId, JournalId, MachineId, Moment, ObjectNo};
 use everpoint_wire::{Compare, Hello, HelloAnswer, PROTOCOL, RefusalReason, ToAgent};
 
 use super::faults::{Loss, Node};
@@ -35,7 +37,9 @@ use super::jobs::Job;
 use super::link::{Link, LinkId, Message, Side};
 use super::oracle::index;
 use super::random::Random;
+use super::replica::{Place, Replica};
 use super::store::Reply;
+use super::target::Told;
 use super::{
     DIGEST_KEY, Event, VAULT, World, disk_id, machine_id, machine_of, place_of, server_id,
 };
@@ -101,6 +105,11 @@ pub(crate) struct Life {
     appends: VecDeque<(Append, ChangeBlock, Vec<PieceDigest>)>,
     log_awake: bool,
     pub(crate) commit: Option<CommitCore>,
+    /// The last object of the own journal that is committed.
+    pub(crate) committed: Option<Place>,
+    /// Of the disks of its machines.
+    pub(crate) replicas: BTreeMap<DiskId, Replica>,
+    pub(crate) replicas_begun: u64,
     backlog: BacklogCore,
     reader: Option<LogReader>,
     commit_at: Option<Moment>,
@@ -152,6 +161,12 @@ pub(crate) enum ServerEvent {
     Answered(u64, Reply),
     /// A job asks again.
     Again(u64),
+    /// A replica has something to do by time alone.
+    Replica(DiskId),
+    /// A target answered that replica of the disk which has this number.
+    TargetSays(DiskId, u64, Box<(apply_core::Effect, Result<Told, Remedy>)>),
+    /// A replica is to be written again.
+    Rebuild(DiskId),
 }
 
 impl Server {
@@ -336,6 +351,9 @@ impl World<'_> {
             appends: VecDeque::new(),
             log_awake: false,
             commit: None,
+            committed: None,
+            replicas: BTreeMap::new(),
+            replicas_begun: 0,
             backlog: BacklogCore::new(BACKLOG_MEMORY_MAX),
             reader: None,
             commit_at: None,
@@ -429,6 +447,11 @@ impl World<'_> {
             }
             ServerEvent::Answered(job, reply) => self.answered(server, job, reply),
             ServerEvent::Again(job) => self.job_goes_on(server, job),
+            ServerEvent::Replica(disk) => self.replica_wakes(server, disk),
+            ServerEvent::TargetSays(disk, replica, said) => {
+                self.replica_hears(server, disk, replica, &said.0, said.1);
+            }
+            ServerEvent::Rebuild(disk) => self.rebuild_replica(server, disk),
         }
     }
 
@@ -447,6 +470,14 @@ impl Life {
     /// What it has of a machine.
     pub(crate) fn machine(&mut self, machine: MachineId) -> &mut Machine {
         self.machines.entry(machine).or_default()
+    }
+
+    /// The own journal, and how far it is committed.
+    pub(crate) fn stands(&self) -> Place {
+        let journal = self.journal.expect("it was noted");
+        self.committed
+            .filter(|(of, _)| *of == journal)
+            .unwrap_or((journal, ObjectNo::ZERO))
     }
 
     /// Where its boot stands.

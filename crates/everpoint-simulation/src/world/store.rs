@@ -11,8 +11,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use everpoint_format::data::DataIndex;
 use everpoint_format::index::BlockEntry;
+use everpoint_journal::extent_map::{RecordPlace, Run};
 use everpoint_journal::path::Listing;
-use everpoint_units::{JournalId, MachineId, ObjectNo, ServerId};
+use everpoint_units::{JournalId, MachineId, ObjectNo, SECTOR_LEN, ServerId};
 use everpoint_vault::history::{ObjectDamage, ObjectFound, decode_object};
 
 use super::disk::contents_of;
@@ -209,6 +210,23 @@ impl Stored {
         let entry = &sections[section].blocks[block];
         let opened = self.opened[before + block].get_or_init(|| self.open(entry));
         opened.as_deref()
+    }
+
+    /// What a run of sectors holds; `None` where that is not to be had.
+    pub(crate) fn run(&self, run: &Run) -> Option<&[Content]> {
+        let sectors = u64::from(run.extent.sectors().get());
+        self.record(run.source, run.skip, sectors)
+    }
+
+    /// Sectors of a record, from `skip` of them into it on; as above.
+    pub(crate) fn record(&self, at: RecordPlace, skip: u64, sectors: u64) -> Option<&[Content]> {
+        let (section, block) = (at.section as usize, at.block as usize);
+        let block_entry = &self.index()?.index.sections[section].blocks[block];
+        let before = &block_entry.records[..at.record as usize];
+        let before: u64 = before.iter().map(|record| record.change.raw_len()).sum();
+        let skip = index(before / SECTOR_LEN + skip);
+        let contents = self.contents(section, block)?;
+        contents.get(skip..skip + index(sectors))
     }
 
     fn open(&self, block: &BlockEntry) -> Option<Vec<Content>> {

@@ -69,6 +69,9 @@ impl World<'_> {
                 self.oracle.of(index).forget_cached(|of| of != server);
                 let core = MachineCore::new(machine, &history);
                 self.loaded(server, machine, Owned::Serves(Box::new(core)));
+                if self.servers[server].life.is_some() {
+                    self.begin_replicas(server, &history);
+                }
                 None
             }
             Claim::ReadAgain => Some(self.load_again(server, machine, ownership)),

@@ -120,6 +120,7 @@ impl World<'_> {
                 let job = self.sealing_for(server, then, wanted, Purpose::TakeOver);
                 self.begin_job(server, job);
                 self.commit(server);
+                self.replicas_go_on(server);
             }
         }
     }

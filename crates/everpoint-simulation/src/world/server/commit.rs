@@ -19,7 +19,11 @@ impl World<'_> {
                         let journal = core.journal();
                         self.begin_job(server, Job::AskForEnd { journal, after });
                     }
-                    Effect::Committed { what, .. } => self.committed(server, what),
+                    Effect::Committed { through, what } => {
+                        let journal = core.journal();
+                        self.committed(server, what);
+                        self.replicas_hear(server, journal, through);
+                    }
                 }
                 continue;
             }
