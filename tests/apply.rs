@@ -28,7 +28,7 @@ const NEEDED: &str = "rcwd";
 /// Where replicas are, in a server's configuration.
 fn replica_settings(url: &str, azure: &str) -> Result<String> {
     let mut text = format!("[process.replica]\nurl = {url:?}\n");
-    writeln!(text, "window_ms_min = 100\nwindow_ms_max = 5000")?;
+    writeln!(text, "window_ms_min = 100\nwindow_ms_max = 400")?;
     writeln!(text, "[process.replica.azure]\n{azure}")?;
     Ok(text)
 }
