@@ -29,9 +29,9 @@ pub async fn stands(place: &VaultPlace, machine: MachineId, disk: DiskId) -> Res
     let walked = walk(&vault, header.vault, machine, |journal, number, data, _| {
         let sections = data.index.sections.iter();
         let its = sections.filter(|section| section.disk == disk);
-        let records =
+        let mut records =
             its.flat_map(|section| section.blocks.iter().flat_map(|block| &block.records));
-        if let Some(last) = records.last()
+        if let Some(last) = records.next_back()
             && last.ends_request
         {
             stands.push(Stand {

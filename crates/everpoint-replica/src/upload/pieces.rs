@@ -16,7 +16,7 @@ const PAGE_LEN: usize = 4_096;
 /// Unit: bytes.
 const GAP_MAX: usize = 32 << 10;
 
-const ZEROES: [u8; GAP_MAX] = [0; GAP_MAX];
+static ZEROES: [u8; GAP_MAX] = [0; GAP_MAX];
 
 /// See the module.
 #[derive(Debug)]

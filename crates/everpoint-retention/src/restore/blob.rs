@@ -364,7 +364,7 @@ async fn discard(blob: &AzurePages, made_with: Fence) {
             return Ok(());
         };
         let raised = found.fence.number().checked_sub(made_with.number());
-        if !raised.is_some_and(|raised| raised < RAISES_MAX) {
+        if raised.is_none_or(|raised| RAISES_MAX <= raised) {
             let fence = found.fence;
             return Err(UploadError::Taken { fence });
         }

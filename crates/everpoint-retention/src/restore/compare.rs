@@ -17,6 +17,7 @@ use super::changes::{Changes, Sectors};
 use super::pour::Part;
 use crate::joined::unless_panicked;
 
+const SECTOR: usize = 512;
 /// Places that are told; of more, the first.
 const PLACES_MAX: usize = 16;
 /// Bytes between two parts that are read too, to save a request. Unit: bytes.
@@ -169,8 +170,7 @@ impl Comparing {
 
     /// Notes each sector that differs, unless it may hold something newer.
     fn note(&self, at: u64, there: &[u8], expected: &[u8]) {
-        let size = SECTOR_LEN as usize;
-        let pairs = there.chunks(size).zip(expected.chunks(size));
+        let pairs = there.chunks(SECTOR).zip(expected.chunks(SECTOR));
         let differing = (at / SECTOR_LEN..).zip(pairs);
         let differing = differing
             .filter(|(sector, (there, expected))| there != expected && !self.loose.has(*sector));

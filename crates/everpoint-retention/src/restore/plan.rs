@@ -156,11 +156,11 @@ impl Restoring<'_> {
 /// The size that a section leaves the disk with, if it says one. Unit: sectors.
 fn size_after(section: &Section) -> Option<u64> {
     let records = section.blocks.iter().flat_map(|block| &block.records);
-    let sizes = records.filter_map(|record| match record.change {
+    let mut sizes = records.filter_map(|record| match record.change {
         Change::Resize { sectors } | Change::DiskBegin { sectors, .. } => Some(sectors),
         _ => None,
     });
-    sizes.last()
+    sizes.next_back()
 }
 
 impl DiskPlan {
