@@ -248,7 +248,12 @@ impl ApplyTask {
             return;
         }
         self.feed_at = None;
-        if !self.core.wants_object() || self.replicas.is_full() {
+        if !self.core.wants_object() {
+            return;
+        }
+        if self.replicas.is_full() {
+            // Nobody says when another one's window is gone.
+            self.feed_at = Some(now.after(FEED_PAUSE));
             return;
         }
         match &mut self.feed {

@@ -348,7 +348,7 @@ fn restored(read: &Read, disk: DiskId, seq: Seq, sectors: u64) -> Option<Vec<Con
     }
     let mut image = vec![0; index(sectors)];
     for run in map.runs() {
-        let contents = read.objects[run.source.object as usize].stored.run(&run)?;
+        let contents = read.objects[run.source.object as usize].stored.run(run)?;
         let (from, to) = (run.extent.start().sector(), run.extent.end().sector());
         image
             .get_mut(index(from)..index(to))?
