@@ -123,7 +123,7 @@ fn a_flag_or_command_that_there_is_not_is_named() {
     refuses(&line("quickstart --sise 1GiB"), &["--sise", "--size"]);
     for later in [
         "mount",
-        "replica verify",
+        "replica attach",
         "loadtest",
         "point pin",
         "point diff",

@@ -28,7 +28,7 @@ struct AgentFile {
     agent: AgentConfig,
 }
 
-/// The example with every key that is only shown set, too.
+/// The example with every key and section that is only shown set, too.
 fn with_shown_keys(text: &str) -> String {
     let is_key = |line: &str| {
         let key = line.split(" = ").next().unwrap_or_default();
@@ -38,7 +38,7 @@ fn with_shown_keys(text: &str) -> String {
                 .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
     };
     let lines = text.lines().map(|line| match line.strip_prefix("# ") {
-        Some(shown) if is_key(shown) => shown,
+        Some(shown) if is_key(shown) || shown.starts_with("[process.") => shown,
         _ => line,
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -139,6 +139,15 @@ fn the_examples_name_every_key_that_there_is() {
     assert_eq!(
         keys_at(&text, &["process", "store", "s3"]),
         keys_of::<everpoint_vault::S3Access>("")
+    );
+
+    assert_eq!(
+        keys_at(&text, &["process", "replica"]),
+        keys_of::<server::ReplicaConfig>("")
+    );
+    assert_eq!(
+        keys_at(&text, &["process", "replica", "prices"]),
+        keys_of::<everpoint_replica::Prices>("")
     );
 
     use everpoint_agent as agent;
