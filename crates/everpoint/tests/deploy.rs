@@ -35,7 +35,7 @@ fn with_shown_keys(text: &str) -> String {
         line.contains(" = ")
             && key
                 .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     };
     let lines = text.lines().map(|line| match line.strip_prefix("# ") {
         Some(shown) if is_key(shown) || shown.starts_with("[process.") => shown,
