@@ -207,7 +207,7 @@ mod tests {
             (14, 30, Need::Data),
             (31, 60, Need::Zero),
         ]);
-        let planned = Bill::of(&plan(&some, &RunMap::new(), &COSTS));
+        let planned = Bill::of(&plan(&some, &RunMap::<()>::new(), &COSTS));
         let best = cheapest(&some, false, &COSTS);
         assert_eq!(planned.cost(&COSTS), best.cost(&COSTS));
     }

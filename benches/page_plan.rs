@@ -59,7 +59,7 @@ fn figures() {
                 let known = if at_hand {
                     window.all_known()
                 } else {
-                    RunMap::new()
+                    RunMap::<()>::new()
                 };
                 add(&mut planned, Bill::of(&plan(&needs, &known, &BLOB)));
                 add(&mut best, cheapest(&needs, at_hand, &BLOB));
@@ -118,7 +118,7 @@ fn time(c: &mut Criterion) {
             b.iter(|| black_box(&window).needs());
         });
         group.bench_function("plan, gaps not at hand", |b| {
-            b.iter(|| plan(black_box(&needs), &RunMap::new(), &BLOB));
+            b.iter(|| plan(black_box(&needs), &RunMap::<()>::new(), &BLOB));
         });
         group.bench_function("plan, gaps at hand", |b| {
             b.iter(|| plan(black_box(&needs), black_box(&known), &BLOB));

@@ -79,6 +79,7 @@ async fn protects(site: &Site, vault: VaultPlace) -> Result<()> {
         zero_one_in: 12,
         discard_one_in: 12,
         hot_len: 4 << 20,
+        is_mixed: false,
     };
     let mut load = Load::start(&agent.address, spec).await?;
     load.run_for(Duration::from_secs(3)).await?;

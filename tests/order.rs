@@ -38,6 +38,7 @@ fn load(seed: u64) -> LoadSpec {
         zero_one_in: 12,
         discard_one_in: 12,
         hot_len: 16 << 20,
+        is_mixed: false,
     }
 }
 

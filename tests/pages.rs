@@ -101,6 +101,7 @@ impl World {
             zero_one_in: 12,
             discard_one_in: 12,
             hot_len: 4 << 20,
+            is_mixed: false,
         };
         let mut load = Load::start(&agent.address, spec).await?;
         load.run_for(Duration::from_secs(2)).await?;

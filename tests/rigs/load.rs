@@ -27,6 +27,8 @@ const SECTOR: u64 = 512;
 /// Length of the pool that payloads are cut from: half text, half noise, in stretches. Unit: bytes.
 const POOL_LEN: usize = 16 << 20;
 const STRETCH_LEN: usize = 16 << 10;
+/// What `mixed` is aligned to. Unit: bytes.
+const MIXED_STEP: u64 = 4 << 10;
 /// How often a burst begins.
 const BURST_EVERY: Duration = Duration::from_millis(1_000 / BURSTS_A_SECOND);
 const BURSTS_A_SECOND: u64 = 4;
@@ -50,6 +52,9 @@ pub struct LoadSpec {
     pub discard_one_in: u32,
     /// Half of the requests fall into so much of the disk's beginning; 0: everywhere alike. Unit: bytes.
     pub hot_len: u64,
+    /// Lengths and places of the load `mixed` instead: by count 40 % of 4 KiB, 30 % of 8, 10 % of 16, 15 % of 64 and
+    /// 5 % of 1 MiB, at multiples of 4 KiB, 90 % of them in the first twentieth of the disk.
+    pub is_mixed: bool,
 }
 
 /// What the load has done.
@@ -130,6 +135,19 @@ impl LoadSpec {
             zero_one_in: 0,
             discard_one_in: 0,
             hot_len: 0,
+            is_mixed: false,
+        }
+    }
+
+    /// The load `mixed`, 5 % of it zeroes.
+    pub const fn mixed(seed: u64, rate_max: Option<u64>) -> Self {
+        Self {
+            rate_max,
+            depth: 32,
+            len_max: 1 << 20,
+            zero_one_in: 20,
+            is_mixed: true,
+            ..Self::writes(seed, 0)
         }
     }
 }
@@ -255,6 +273,9 @@ impl LoadSpec {
         } else {
             Kind::Write
         };
+        if self.is_mixed {
+            return (kind, mixed(random, disk_len));
+        }
         // Lengths are spread evenly over their magnitudes, and short magnitudes are taken twice as often.
         let magnitudes = (self.len_max / self.len_min).max(1).ilog2();
         let a = random.random_range(0..=magnitudes);
@@ -270,6 +291,22 @@ impl LoadSpec {
         let at = random.random_range(0..=room / SECTOR) * SECTOR;
         (kind, Run { at, len })
     }
+}
+
+/// Where `mixed` writes next.
+fn mixed(random: &mut StdRng, disk_len: u64) -> Run {
+    let len = match random.random_range(0..100) {
+        0..40 => 4 << 10,
+        40..70 => 8 << 10,
+        70..80 => 16 << 10,
+        80..95 => 64 << 10,
+        _ => 1 << 20,
+    };
+    let is_hot = random.random_ratio(9, 10);
+    let within = if is_hot { disk_len / 20 } else { disk_len };
+    let room = within.max(len) - len;
+    let at = random.random_range(0..=room / MIXED_STEP) * MIXED_STEP;
+    Run { at, len }
 }
 
 impl Shared {
@@ -405,6 +442,7 @@ mod tests {
         zero_one_in: 20,
         discard_one_in: 20,
         hot_len: 8 << 20,
+        is_mixed: false,
     };
 
     #[test]
@@ -430,6 +468,25 @@ mod tests {
         assert!(count(&|(_, run)| run.len == 512) > 100);
         assert!(count(&|(_, run)| 1 << 20 <= run.len) > 50);
         assert!(count(&|(_, run)| run.at + run.len <= 8 << 20) > 9_000);
+    }
+
+    #[test]
+    fn mixed_is_mixed_as_it_says() {
+        let mut random = StdRng::seed_from_u64(2);
+        let disk_len = 8 << 30;
+        let spec = LoadSpec::mixed(2, None);
+        let drawn: Vec<_> = (0..20_000)
+            .map(|_| spec.draw(&mut random, disk_len).1)
+            .collect();
+        let permille = |is: &dyn Fn(&Run) -> bool| {
+            drawn.iter().filter(|run| is(run)).count() * 1_000 / drawn.len()
+        };
+        let lens = [4, 8, 16, 64, 1_024].map(|kib| permille(&|run| run.len == kib << 10));
+        for (is, wanted) in lens.into_iter().zip([400, 300, 100, 150, 50]) {
+            assert!(is.abs_diff(wanted) < 20, "{lens:?}");
+        }
+        let hot = permille(&|run| run.at + run.len <= disk_len / 20);
+        assert!((890..920).contains(&hot), "{hot}");
     }
 
     #[test]

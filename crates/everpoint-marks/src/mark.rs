@@ -82,6 +82,7 @@ marks! {
     EmptyJournalSealed: Often, "a journal is sealed in which nothing was written";
     GapInListing: Often, "a listing has objects behind a missing number";
     ReplicaOutcomeUnknown: Often, "a replica's fence is raised because nobody knows what became of a request";
+    ReplicaGapFilled: Often, "a put fills a gap with what an earlier window put there";
     ReplicaFenced: Rarely, "a replica is given up: its machine's path leads elsewhere";
     ReplicaRebuilt: Often, "a replica is disowned, to be written again from the origin on";
 

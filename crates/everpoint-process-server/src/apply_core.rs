@@ -17,6 +17,7 @@
 
 mod effect;
 pub mod fold;
+mod known;
 pub mod pace;
 mod window;
 
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use everpoint_format::replica::{Applied, Mark};
 use everpoint_marks::{planted, reached};
-use everpoint_reduction::{Costs, Part, plan};
+use everpoint_reduction::{Costs, PageOp, Part, Source, plan};
 use everpoint_replica::{Fence, Remedy};
 use everpoint_units::{
     ByteLen, ByteOffset, DiskId, Extent, JournalId, Level, MachineId, Moment, ObjectNo, SECTOR_LEN,
@@ -34,10 +35,11 @@ use everpoint_units::{
 
 pub use self::effect::{ApplyReport, ApplyState, Effect, Leads, Looked, MarkFound, Obstacle};
 use self::fold::ObjectFold;
+use self::known::Known;
 use self::pace::Pace;
 pub use self::pace::Rates;
 use self::window::{Flush, Stage, Window};
-pub use self::window::{PageWork, PartFrom, Staged, WorkPart};
+pub use self::window::{PageWork, PartFrom, RUN_LEN, Staged, WorkPart};
 
 /// The disk that is followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,12 +58,26 @@ pub struct ApplyLimits {
     pub window_max: Duration,
     /// What a window may hold; from then on it is due. Unit: bytes.
     pub window_len_max: ByteLen,
+    /// How many runs it may remember; from then on it is due.
+    pub window_runs_max: usize,
+    /// Of windows that are written, and kept to fill gaps with. Unit: bytes.
+    pub known_len_max: ByteLen,
     /// Requests under way at once.
     pub in_flight_max: usize,
     pub rates: Rates,
     pub put_len_max: ByteLen,
     pub back_off_min: Duration,
     pub back_off_max: Duration,
+}
+
+/// How much room there is for what waits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Room {
+    Plenty,
+    /// What can be had again is given up.
+    Little,
+    /// What waits is written.
+    None,
 }
 
 /// What it is about now.
@@ -103,6 +119,7 @@ pub struct ApplyCore {
     applied: Option<Applied>,
     filling: Window,
     flush: Option<Flush>,
+    known: Known,
     pace: Pace,
     window: Duration,
     next_window: u64,
@@ -130,6 +147,7 @@ impl ApplyCore {
             applied: None,
             filling: Window::new(0, about.sectors),
             flush: None,
+            known: Known::default(),
             pace: Pace::new(limits.rates),
             window: limits.window_min,
             next_window: 1,
@@ -214,7 +232,7 @@ impl ApplyCore {
             && !self.wants_rebuild
             && !self.fetches
             && self.effects.is_empty()
-            && self.filling.len().0 < self.limits.window_len_max.0
+            && !self.is_full()
     }
 
     /// What the next object is folded on.
@@ -420,9 +438,19 @@ impl ApplyCore {
         self.wants_rebuild = true;
     }
 
-    /// Whether a window waits for company.
-    pub const fn hurry(&mut self, hurries: bool) {
-        self.hurries = hurries;
+    /// How much room there is now, for this one and others.
+    pub fn handle_room(&mut self, room: Room) {
+        self.hurries = room == Room::None;
+        // Requests that are planned may fill gaps with it.
+        if room != Room::Plenty && self.flush.is_none() {
+            self.forget_known();
+        }
+    }
+
+    /// Runs that it remembers.
+    pub fn runs(&self) -> usize {
+        let flushing = self.flush.as_ref().map_or(0, |flush| flush.window().runs());
+        self.filling.runs() + flushing + self.known.pieces().len()
     }
 
     /// How it stands.
@@ -479,7 +507,7 @@ impl ApplyCore {
             Stage::Work => {
                 let in_flight_max = self.limits.in_flight_max;
                 let (index, work) =
-                    flush.next_work(in_flight_max, &mut self.pace, now, self.fence)?;
+                    flush.next_work(in_flight_max, &mut self.pace, now, self.fence, &self.known)?;
                 let fence = self.fence;
                 Some(Effect::Work { index, fence, work })
             }
@@ -501,9 +529,8 @@ impl ApplyCore {
             return false;
         }
         let due = self.filling.due_at(self.window, self.limits.window_max);
-        let full = self.limits.window_len_max.0 <= self.filling.len().0;
         let hurried = self.hurries && self.filling.has_moved();
-        if !(full || hurried || due.is_some_and(|due| due <= now)) {
+        if !(self.is_full() || hurried || due.is_some_and(|due| due <= now)) {
             return false;
         }
         let next = Window::behind(&self.filling, self.next_window);
@@ -513,11 +540,33 @@ impl ApplyCore {
         let len = Mark::target_len(sectors);
         let old_mark = (len != self.len).then(|| self.mark_at());
         let needs = window.needs(old_mark.filter(|at| at.0 + SECTOR_LEN < len.0));
-        let costs = self.costs();
-        let requests = plan(&needs, &everpoint_reduction::RunMap::new(), &costs);
+        if old_mark.is_some() {
+            // What was cut off, and where the mark was, is not told apart here.
+            self.forget_known();
+        }
+        let requests = plan(&needs, self.known.pieces(), &self.costs());
+        if requests.iter().any(fills_a_gap) {
+            reached!(ReplicaGapFilled);
+        }
         let resize = old_mark.map(|_| len);
         self.flush = Some(Flush::new(window, resize, requests, now));
         true
+    }
+
+    /// Whether no more goes into the window that is filled.
+    fn is_full(&self) -> bool {
+        let (len, runs) = (self.filling.len(), self.filling.runs());
+        self.limits.window_len_max <= len || self.limits.window_runs_max <= runs
+    }
+
+    fn forget_known(&mut self) {
+        let gone = self.known.forget();
+        self.not_needed(gone);
+    }
+
+    fn not_needed(&mut self, windows: Vec<u64>) {
+        let forget = windows.into_iter().map(|window| Effect::Forget { window });
+        self.effects.extend(forget);
     }
 
     /// A resize or the mark is done.
@@ -534,8 +583,8 @@ impl ApplyCore {
                 let (sectors, applied) = flush.window().outcome();
                 self.applied = applied;
                 self.about.sectors = sectors;
-                let window = flush.window().number();
-                self.effects.push_back(Effect::Forget { window });
+                let gone = self.known.add(flush.window(), self.limits.known_len_max);
+                self.not_needed(gone);
                 // So much time again for the next: half of the time at most goes into requests.
                 let took = now.since(flush.began()) * 2;
                 let window = took.max(self.window / 2);
@@ -624,6 +673,7 @@ impl ApplyCore {
         self.filling.begin(applied);
         self.step = Step::Follow;
         self.settled();
+        self.forget_known();
         let after = applied.map(|applied| (applied.journal, applied.number));
         self.effects.push_back(Effect::Follow { after });
     }
@@ -639,6 +689,7 @@ impl ApplyCore {
         let window = self.filling.number();
         self.filling = Window::new(number, self.about.sectors);
         self.effects.push_back(Effect::Forget { window });
+        self.forget_known();
     }
 
     // -- trouble ------------------------------------------------------------------------------------
@@ -707,6 +758,12 @@ impl ApplyCore {
             put_sectors_max: self.limits.put_len_max.0 / SECTOR_LEN,
         }
     }
+}
+
+/// Whether it fills a gap with what is known.
+fn fills_a_gap(op: &PageOp) -> bool {
+    let known = |part: &Part| part.source == Source::Known;
+    matches!(op, PageOp::Put { parts, .. } if parts.iter().any(known))
 }
 
 #[cfg(test)]

@@ -24,10 +24,12 @@ use everpoint_vault::history::{HistoryError, walk, walk_from};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::apply_core::{ApplyCore, ApplyReport, ApplyState, Effect, Followed, Leads};
+use crate::apply_core::{
+    ApplyCore, ApplyReport, ApplyState, Effect, Followed, Leads, PageWork, Room,
+};
 use crate::blocking::outcome;
 use crate::metrics;
-use crate::replicas::Replicas;
+use crate::replicas::{Replicas, RunCount};
 use crate::shared::{Shared, chain};
 
 use objects::{StageError, StagedObject, Wanted, stage};
@@ -58,6 +60,7 @@ pub(crate) struct ApplyTask {
     target: Arc<dyn PageTarget>,
     core: ApplyCore,
     arenas: Arenas,
+    runs: RunCount,
     jobs: JoinSet<Done>,
     feed: Feed,
     /// The last object that the core has, or that has nothing for it.
@@ -115,6 +118,7 @@ impl ApplyTask {
         Self {
             core: ApplyCore::new(about, level, replicas.limits),
             shared,
+            runs: replicas.run_count(),
             replicas,
             about,
             target,
@@ -145,11 +149,12 @@ impl ApplyTask {
         let mut progress = shared.progress.subscribe();
         loop {
             let now = shared.clock.now();
-            self.core.hurry(self.replicas.is_full());
+            self.core.handle_room(self.replicas.room());
             while let Some(effect) = self.core.poll(now) {
                 self.act(effect);
             }
             self.feed(now);
+            self.runs.set(self.core.runs());
             let report = self.core.report();
             let is_fenced = report.state == ApplyState::Fenced;
             metrics::replica(&self.about, &report, self.lag());
@@ -203,13 +208,19 @@ impl ApplyTask {
                 let target = Arc::clone(&self.target);
                 let replicas = Arc::clone(&self.replicas);
                 let arenas = match &effect {
-                    Effect::Work { .. } => self.arenas.clone(),
+                    Effect::Work { work, .. } => self.arenas_of(work),
                     _ => Arenas::new(),
                 };
                 self.jobs
                     .spawn(async move { Done::Asked(ask(target, replicas, arenas, effect).await) });
             }
         }
+    }
+
+    /// The places that a request's bytes are in.
+    fn arenas_of(&self, work: &PageWork) -> Arenas {
+        let arena = |window| Some((window, Arc::clone(self.arenas.get(&window)?)));
+        work.windows().filter_map(arena).collect()
     }
 
     fn handle_done(&mut self, done: Done) {
@@ -251,7 +262,7 @@ impl ApplyTask {
         if !self.core.wants_object() {
             return;
         }
-        if self.replicas.is_full() {
+        if self.replicas.room() == Room::None {
             // Nobody says when another one's window is gone.
             self.feed_at = Some(now.after(FEED_PAUSE));
             return;

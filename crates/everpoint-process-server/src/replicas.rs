@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use everpoint_vault::AccessError;
 use tokio::sync::{mpsc, watch};
 
 use crate::apply_core::pace::Pace;
-use crate::apply_core::{ApplyLimits, Effect, Followed, PageWork, Rates};
-use crate::apply_task::staging::{Arena, StagedLen};
+use crate::apply_core::{ApplyLimits, Effect, Followed, PageWork, RUN_LEN, Rates, Room};
+use crate::apply_task::staging::{Arena, Staging};
 use crate::apply_task::{ApplyTask, Command, ReplicaStatus};
 use crate::at_hand::{AtHand, ObjectAtHand};
 use crate::clock::{Clock, wall_time};
@@ -32,6 +33,11 @@ const COMMANDS_MAX: usize = 4;
 /// Pauses after something that failed, first and longest.
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// The share of the memory of replicas that is for runs of windows, as one part of so many.
+const RUNS_PART: usize = 4;
+/// So many windows that are full of runs have room at once.
+const WINDOWS_OF_RUNS_MIN: usize = 4;
 
 /// Why replicas cannot be had as they are configured.
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +68,27 @@ pub(crate) struct Replicas {
     /// For what is staged and sent.
     pub(crate) budget: ByteBudget,
     pub(crate) at_hand: AtHand,
-    staging_dir: PathBuf,
-    staging_len_max: u64,
-    staged: Arc<StagedLen>,
+    staging: Arc<Staging>,
+    runs: Runs,
     /// Of all targets together.
     account: Mutex<Pace>,
     clock: Clock,
     pub(crate) prices: Prices,
     slots: Mutex<BTreeMap<DiskId, Slot>>,
+}
+
+/// Runs that all windows together remember. Clones count the same.
+#[derive(Clone, Debug)]
+struct Runs {
+    count: Arc<AtomicUsize>,
+    max: usize,
+}
+
+/// Those of one replica; dropped, there are none of it.
+#[derive(Debug)]
+pub(crate) struct RunCount {
+    all: Runs,
+    own: usize,
 }
 
 #[derive(Debug)]
@@ -90,11 +109,12 @@ struct Slot {
 }
 
 impl Replicas {
-    /// The replicas that a configuration wants. `default_staging` is where windows wait if nothing else is said.
+    /// The replicas that a configuration wants, in so much memory. `default_staging` is where windows wait if nothing
+    /// else is said.
     pub(crate) fn new(
         config: &ReplicaConfig,
         default_staging: PathBuf,
-        budget: ByteBudget,
+        memory: usize,
         clock: Clock,
     ) -> Result<Self, ReplicaError> {
         config.check()?;
@@ -112,12 +132,20 @@ impl Replicas {
             requests_per_s: config.account_requests_per_s,
             bytes_per_s: config.account_bytes_per_s,
         };
+        let for_runs = memory / RUNS_PART;
+        let budget = ByteBudget::new(memory - for_runs);
+        let runs = Runs {
+            count: Arc::default(),
+            max: for_runs / RUN_LEN,
+        };
         Ok(Self {
             place,
             limits: ApplyLimits {
                 window_min: Duration::from_millis(config.window_ms_min),
                 window_max: Duration::from_millis(config.window_ms_max),
                 window_len_max: ByteLen(config.window_bytes_max),
+                window_runs_max: runs.max / WINDOWS_OF_RUNS_MIN,
+                known_len_max: ByteLen(config.window_bytes_max),
                 in_flight_max: config.in_flight_max,
                 rates,
                 put_len_max: ByteLen(PUT_LEN_MAX),
@@ -126,9 +154,8 @@ impl Replicas {
             },
             at_hand: AtHand::new(budget.capacity() as u64),
             budget,
-            staging_dir,
-            staging_len_max: config.staging_bytes_max,
-            staged: Arc::default(),
+            staging: Arc::new(Staging::new(&staging_dir, config.staging_bytes_max)),
+            runs,
             account: Mutex::new(Pace::new(account)),
             clock,
             prices: config.prices.clone(),
@@ -244,12 +271,27 @@ impl Replicas {
 
     /// A place for the bytes of a window.
     pub(crate) fn arena(&self) -> io::Result<Arena> {
-        Arena::new(&self.staging_dir, Arc::clone(&self.staged))
+        self.staging.arena()
     }
 
-    /// Whether windows hold all that they may: whoever has something writes it, and nothing comes in.
-    pub(crate) fn is_full(&self) -> bool {
-        self.staging_len_max <= self.staged.used()
+    /// A replica's count of the runs that it remembers.
+    pub(crate) fn run_count(&self) -> RunCount {
+        RunCount {
+            all: self.runs.clone(),
+            own: 0,
+        }
+    }
+
+    /// How much room windows have.
+    pub(crate) fn room(&self) -> Room {
+        let runs = self.runs.count.load(Ordering::Relaxed);
+        if self.staging.is_full() || self.runs.max <= runs {
+            Room::None
+        } else if self.staging.is_crowded() || self.runs.max / 2 <= runs {
+            Room::Little
+        } else {
+            Room::Plenty
+        }
     }
 
     /// Waits until the account takes a request.
@@ -272,6 +314,21 @@ impl Replicas {
             };
             self.clock.sleep_until(Some(ready_at)).await;
         }
+    }
+}
+
+impl RunCount {
+    /// It remembers so many now.
+    pub(crate) fn set(&mut self, runs: usize) {
+        self.all.count.fetch_add(runs, Ordering::Relaxed);
+        self.all.count.fetch_sub(self.own, Ordering::Relaxed);
+        self.own = runs;
+    }
+}
+
+impl Drop for RunCount {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

@@ -99,7 +99,7 @@ impl PageOp {
 /// # Panics
 ///
 /// If a put may not have a single sector.
-pub fn plan(needs: &RunMap<Need>, known: &RunMap<()>, costs: &Costs) -> Vec<PageOp> {
+pub fn plan<K: RunValue>(needs: &RunMap<Need>, known: &RunMap<K>, costs: &Costs) -> Vec<PageOp> {
     assert!(0 < costs.put_sectors_max);
     let needs = Needs::new(needs, known, costs);
     let mut frontier = Frontier::default();
@@ -225,7 +225,7 @@ impl Frontier {
 }
 
 impl<'a> Needs<'a> {
-    fn new(needs: &RunMap<Need>, known: &RunMap<()>, costs: &'a Costs) -> Self {
+    fn new<K: RunValue>(needs: &RunMap<Need>, known: &RunMap<K>, costs: &'a Costs) -> Self {
         let mut runs: Vec<Run> = Vec::with_capacity(needs.len());
         for (extent, need) in needs.iter() {
             let (start, end) = (extent.start().sector(), extent.end().sector());
@@ -307,7 +307,7 @@ impl<'a> Needs<'a> {
         }
     }
 
-    fn op(&self, request: &Request, known: &RunMap<()>) -> PageOp {
+    fn op<K: RunValue>(&self, request: &Request, known: &RunMap<K>) -> PageOp {
         let extent = between(request.start, request.end);
         if request.is_clear {
             return PageOp::Clear { extent };
@@ -338,7 +338,7 @@ impl<'a> Needs<'a> {
 }
 
 /// The parts of a gap.
-fn fill(gap: Extent, known: &RunMap<()>, parts: &mut Vec<Part>) {
+fn fill<K: RunValue>(gap: Extent, known: &RunMap<K>, parts: &mut Vec<Part>) {
     let mut at = gap.start().sector();
     let mut push = |from: u64, to: u64, source| {
         if from < to {
@@ -346,7 +346,7 @@ fn fill(gap: Extent, known: &RunMap<()>, parts: &mut Vec<Part>) {
             parts.push(Part { extent, source });
         }
     };
-    for (part, ()) in known.within(gap) {
+    for (part, _) in known.within(gap) {
         push(at, part.start().sector(), Source::Target);
         push(part.start().sector(), part.end().sector(), Source::Known);
         at = part.end().sector();
@@ -355,11 +355,9 @@ fn fill(gap: Extent, known: &RunMap<()>, parts: &mut Vec<Part>) {
 }
 
 /// How many of the sectors are known. Unit: sectors.
-fn known_sectors(known: &RunMap<()>, start: u64, end: u64) -> u64 {
+fn known_sectors<K: RunValue>(known: &RunMap<K>, start: u64, end: u64) -> u64 {
     let parts = known.within(between(start, end));
-    parts
-        .map(|(part, ())| u64::from(part.sectors().get()))
-        .sum()
+    parts.map(|(part, _)| u64::from(part.sectors().get())).sum()
 }
 
 fn between(start: u64, end: u64) -> Extent {

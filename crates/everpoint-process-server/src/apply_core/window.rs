@@ -8,11 +8,12 @@ use everpoint_replica::Fence;
 use everpoint_units::{ByteLen, ByteOffset, Extent, JournalId, Lba, Moment, ObjectNo, SECTOR_LEN};
 
 use super::fold::{Folded, ObjectFold, Stands, extents};
+use super::known::Known;
 use super::pace::Pace;
 use super::*;
 
 /// What a run takes in memory, so that many small ones count. Unit: bytes.
-const RUN_LEN: u64 = 128;
+pub const RUN_LEN: usize = 128;
 
 /// Where bytes were staged, in sectors from the beginning of their window's place.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -67,8 +68,9 @@ pub(super) struct Window {
     since: Option<Moment>,
 }
 
+/// What sectors become.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Piece {
+pub(super) enum Piece {
     Data(Staged),
     Zero,
 }
@@ -155,6 +157,15 @@ impl Window {
         ByteLen(self.len)
     }
 
+    /// How many runs it remembers.
+    pub(super) fn runs(&self) -> usize {
+        self.pieces.len()
+    }
+
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (Extent, Piece)> + '_ {
+        self.pieces.iter()
+    }
+
     pub(super) const fn has_moved(&self) -> bool {
         self.has_moved
     }
@@ -172,12 +183,12 @@ impl Window {
         for (extent, folded) in fold.pieces.iter() {
             if folded == Folded::Zero {
                 self.pieces.insert(extent, Piece::Zero);
-                self.len += RUN_LEN;
+                self.len += RUN_LEN as u64;
             }
         }
         for (extent, at) in staged {
             self.pieces.insert(extent, Piece::Data(at));
-            self.len += RUN_LEN + extent.byte_len().0;
+            self.len += RUN_LEN as u64 + extent.byte_len().0;
         }
         self.stands = fold.stands;
         self.last = Some((journal, number));
@@ -233,17 +244,20 @@ impl Window {
         needs
     }
 
-    fn work(&self, op: &PageOp) -> PageWork {
+    fn work(&self, op: &PageOp, known: &Known) -> PageWork {
         match op {
             PageOp::Clear { extent } => PageWork::Clear { extent: *extent },
             PageOp::Put { extent, parts } => PageWork::Put {
                 extent: *extent,
-                parts: parts.iter().flat_map(|part| self.parts(part)).collect(),
+                parts: parts
+                    .iter()
+                    .flat_map(|part| self.parts(part, known))
+                    .collect(),
             },
         }
     }
 
-    fn parts(&self, part: &Part) -> Vec<WorkPart> {
+    fn parts(&self, part: &Part, known: &Known) -> Vec<WorkPart> {
         let whole = |from| {
             vec![WorkPart {
                 extent: part.extent,
@@ -252,21 +266,26 @@ impl Window {
         };
         match part.source {
             Source::Zero => whole(PartFrom::Zero),
-            Source::Known | Source::Target => whole(PartFrom::Target),
+            Source::Target => whole(PartFrom::Target),
+            Source::Known => known.parts(part.extent).collect(),
             Source::Need => {
                 let pieces = self.pieces.within(part.extent);
-                let parts = pieces.map(|(extent, piece)| {
-                    let from = match piece {
-                        Piece::Zero => PartFrom::Zero,
-                        Piece::Data(at) => PartFrom::Staged {
-                            window: self.number,
-                            at,
-                        },
-                    };
-                    WorkPart { extent, from }
+                let parts = pieces.map(|(extent, piece)| WorkPart {
+                    extent,
+                    from: PartFrom::of(self.number, piece),
                 });
                 parts.collect()
             }
+        }
+    }
+}
+
+impl PartFrom {
+    /// Where a piece of a window is.
+    pub(super) const fn of(window: u64, piece: Piece) -> Self {
+        match piece {
+            Piece::Zero => Self::Zero,
+            Piece::Data(at) => Self::Staged { window, at },
         }
     }
 }
@@ -324,12 +343,13 @@ impl Flush {
         pace: &mut Pace,
         now: Moment,
         fence: Fence,
+        known: &Known,
     ) -> Option<(usize, PageWork)> {
         if in_flight_max <= self.in_flight {
             return None;
         }
         let index = *self.waiting.front()?;
-        let work = self.window.work(&self.requests[index].op);
+        let work = self.window.work(&self.requests[index].op, known);
         let (requests, len) = work.traffic();
         if !pace.take(requests, len, now) {
             return None;
@@ -373,6 +393,18 @@ impl PageWork {
         let first = read.next()?;
         let last = read.next_back().unwrap_or(first);
         Extent::between(first.extent.start(), last.extent.end())
+    }
+
+    /// The windows that its bytes are staged for.
+    pub fn windows(&self) -> impl Iterator<Item = u64> + '_ {
+        let parts = match self {
+            Self::Put { parts, .. } => &parts[..],
+            Self::Clear { .. } => &[],
+        };
+        parts.iter().filter_map(|part| match part.from {
+            PartFrom::Staged { window, .. } => Some(window),
+            PartFrom::Zero | PartFrom::Target => None,
+        })
     }
 
     /// Requests, and bytes that they move.

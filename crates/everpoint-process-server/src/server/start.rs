@@ -133,8 +133,8 @@ impl ProcessServer {
             None => None,
             Some(replica) => {
                 let staging = config.state_dir.join("replicas");
-                let budget = ByteBudget::new(parts.replica);
-                Some(Arc::new(Replicas::new(replica, staging, budget, clock)?))
+                let memory = parts.replica;
+                Some(Arc::new(Replicas::new(replica, staging, memory, clock)?))
             }
         };
         let expires_at = credentials.expires_at();

@@ -209,14 +209,14 @@ proptest! {
 
 #[test]
 fn nothing_needs_no_request() {
-    assert_eq!(plan(&RunMap::new(), &RunMap::new(), &BLOB), []);
+    assert_eq!(plan(&RunMap::new(), &RunMap::<()>::new(), &BLOB), []);
 }
 
 #[test]
 fn a_long_run_is_cut_where_the_limit_is() {
     let ops = plan(
         &needs(&[(8, 8 + 9 * MIB, Need::Data)]),
-        &RunMap::new(),
+        &RunMap::<()>::new(),
         &BLOB,
     );
     let starts = shape(&ops);
@@ -243,7 +243,7 @@ fn short_known_gaps_are_filled_and_long_ones_are_not() {
 #[test]
 fn what_is_not_at_hand_is_read_only_where_that_saves_more_than_it_costs() {
     let two = [(0, 16, Need::Data), (32, 48, Need::Data)];
-    let ops = plan(&needs(&two), &RunMap::new(), &BLOB);
+    let ops = plan(&needs(&two), &RunMap::<()>::new(), &BLOB);
     assert_eq!(
         ops.len(),
         2,
@@ -252,7 +252,7 @@ fn what_is_not_at_hand_is_read_only_where_that_saves_more_than_it_costs() {
     let many: Vec<_> = (0..20)
         .map(|at| (at * 32, at * 32 + 16, Need::Data))
         .collect();
-    let ops = plan(&needs(&many), &RunMap::new(), &BLOB);
+    let ops = plan(&needs(&many), &RunMap::<()>::new(), &BLOB);
     assert_eq!(shape(&ops), [('+', 0, 19 * 32 + 16)]);
 }
 
@@ -264,7 +264,7 @@ fn long_zeroes_are_cleared_and_short_ones_are_put() {
         (24, 32, Need::Data),
         (32, 32 + 64 * MIB, Need::Zero),
     ];
-    let ops = plan(&needs(&runs), &RunMap::new(), &BLOB);
+    let ops = plan(&needs(&runs), &RunMap::<()>::new(), &BLOB);
     assert_eq!(shape(&ops), [('+', 0, 32), ('-', 32, 32 + 64 * MIB)]);
 }
 
@@ -272,7 +272,7 @@ fn long_zeroes_are_cleared_and_short_ones_are_put() {
 fn a_gap_of_many_tib_is_no_gap_to_fill() {
     let far = (1 << 33) * 2;
     let runs = [(0, 8, Need::Data), (far, far + 8, Need::Data)];
-    let ops = plan(&needs(&runs), &RunMap::new(), &BLOB);
+    let ops = plan(&needs(&runs), &RunMap::<()>::new(), &BLOB);
     assert_eq!(shape(&ops), [('+', 0, 8), ('+', far, far + 8)]);
 }
 

@@ -16,7 +16,7 @@ use everpoint_journal::history::MachineHistory;
 use everpoint_journal::path::{Need, PathEnd, PathWalk};
 use everpoint_process_server::apply_core::fold::ObjectFold;
 use everpoint_process_server::apply_core::{
-    ApplyCore, ApplyLimits, ApplyState, Effect, Followed, Leads, Rates, Staged,
+    ApplyCore, ApplyLimits, ApplyState, Effect, Followed, Leads, Rates, Room, Staged,
 };
 use everpoint_replica::Remedy;
 use everpoint_units::{ByteLen, DiskId, JournalId, MachineId, Moment, ObjectNo, SECTOR_LEN};
@@ -79,6 +79,8 @@ const fn limits() -> ApplyLimits {
         window_min: Duration::from_millis(50),
         window_max: Duration::from_secs(2),
         window_len_max: ByteLen(24 << 10),
+        window_runs_max: 40,
+        known_len_max: ByteLen(16 << 10),
         in_flight_max: 3,
         // A request costs as much as four sectors: what lies closer is put in one.
         rates: Rates {
@@ -161,12 +163,15 @@ impl World<'_> {
     /// Does what the core wants done, hands it what there is, and has it woken when time alone changes something.
     pub(crate) fn replica_goes_on(&mut self, server: usize, disk: DiskId) {
         let now = self.schedule.now();
-        let hurries = self.healed;
+        let room = match self.healed {
+            true => Room::None,
+            false => Room::Plenty,
+        };
         loop {
             let Some(replica) = self.replica(server, disk) else {
                 return;
             };
-            replica.core.hurry(hurries);
+            replica.core.handle_room(room);
             match replica.core.poll(now) {
                 Some(Effect::Forget { window }) => {
                     replica.arenas.remove(&window);

@@ -20,6 +20,8 @@ pub(super) fn limits() -> ApplyLimits {
         window_min: Duration::from_millis(100),
         window_max: Duration::from_secs(60),
         window_len_max: ByteLen(2 << 20),
+        window_runs_max: 500,
+        known_len_max: ByteLen(256 << 10),
         in_flight_max: 4,
         rates: Rates {
             requests_per_s: 10_000,
@@ -258,6 +260,12 @@ impl Day {
             let effect = server.under_way.swap_remove(usize::try_from(at).unwrap());
             return self.answer(index, &effect);
         }
+        let room = match self.random.below(200) {
+            0 => Room::None,
+            1..4 => Room::Little,
+            _ => Room::Plenty,
+        };
+        server.core.handle_room(room);
         match server.core.poll(now) {
             Some(Effect::Forget { window }) => {
                 server.staged.remove(&window);
