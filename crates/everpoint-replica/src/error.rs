@@ -1,5 +1,6 @@
 //! What can go wrong with a target, and what to do about each.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use everpoint_units::{ByteLen, ByteOffset};
@@ -144,6 +145,25 @@ pub enum Refusal {
     /// The filesystem has no room.
     #[error("the filesystem has no room for it")]
     NoRoom,
+
+    /// A write to a VHD file did not become durable, and nothing of the file was kept in use.
+    #[error(
+        "a write to it did not become durable ({sync}): its disk may be failing; look at the kernel's log. It is written \
+         anew; what was there lies in {aside:?}, which may be removed"
+    )]
+    SyncFailed { sync: String, aside: PathBuf },
+
+    /// A write to a VHD file did not become durable, and the file has the name of one in use still.
+    #[error(
+        "a write to {path:?} did not become durable ({sync}): its disk may be failing; look at the kernel's log. It cannot \
+         be renamed to {aside:?} ({rename}): remove it, or what is in the way, so that it is written anew"
+    )]
+    NotSetAside {
+        path: PathBuf,
+        aside: PathBuf,
+        sync: String,
+        rename: String,
+    },
 
     /// Another process has it open.
     #[error("another process of this machine has it open")]
