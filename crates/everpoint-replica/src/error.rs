@@ -169,6 +169,13 @@ pub enum Refusal {
     #[error("another process of this machine has it open")]
     InUse,
 
+    /// Endpoint, container and name make no URL of a blob.
+    #[error(
+        "{url:?} is no URL of a blob: look at the endpoint (https://ACCOUNT.blob.core.windows.net), and at the names of \
+         container and blob: A-Z, a-z, 0-9, '-', '_', '.' and '/'"
+    )]
+    NoUrl { url: String },
+
     /// Something that should not happen; the code is the service's.
     #[error("the service refuses the request: {status} {code}")]
     Request { status: u16, code: String },
