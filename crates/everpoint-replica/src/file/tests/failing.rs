@@ -206,6 +206,7 @@ async fn waits_for_a_put<T: Send + 'static>(
     while parked.begun.try_recv().is_err() {
         tokio::task::yield_now().await;
     }
+    assert!(rig.target.shared.writes.try_write().is_err());
     let alone = tokio::spawn(alone);
     while rig.target.shared.writes.try_read().is_ok() {
         assert!(!alone.is_finished(), "it did not wait");
