@@ -156,11 +156,10 @@ pub enum Refusal {
     /// A write to a VHD file did not become durable, and the file has the name of one in use still.
     #[error(
         "a write to {path:?} did not become durable ({sync}): its disk may be failing; look at the kernel's log. It cannot \
-         be renamed to {aside:?} ({rename}): remove it, or what is in the way, so that it is written anew"
+         be renamed to end in .failed ({rename}): remove it, or what is in the way, so that it is written anew"
     )]
     NotSetAside {
         path: PathBuf,
-        aside: PathBuf,
         sync: String,
         rename: String,
     },

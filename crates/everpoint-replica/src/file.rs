@@ -155,7 +155,6 @@ impl Shared {
         if let Err(error) = renamed.and_then(|()| copy::sync_dir(&self.dir)) {
             return Err(Refusal::NotSetAside {
                 path: open.path.clone(),
-                aside,
                 sync: why.to_owned(),
                 rename: error.to_string(),
             });

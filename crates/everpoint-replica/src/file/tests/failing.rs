@@ -15,7 +15,7 @@ struct Scripted {
 enum Verdict {
     Fails,
     /// Says that it began, and waits for a word.
-    Waits(mpsc::Sender<()>, mpsc::Receiver<()>, Box<Verdict>),
+    Waits(mpsc::Sender<()>, mpsc::Receiver<()>, Box<Self>),
     Succeeds,
 }
 
