@@ -33,13 +33,14 @@ use everpoint_units::{
     VaultId,
 };
 
-pub use self::effect::{ApplyReport, ApplyState, Effect, Leads, Looked, MarkFound, Obstacle};
+pub use self::effect::{ApplyReport, ApplyState, Effect, Looked, MarkFound, Obstacle};
 use self::fold::ObjectFold;
 use self::known::Known;
 use self::pace::Pace;
 pub use self::pace::Rates;
 use self::window::{Flush, Stage, Window};
 pub use self::window::{PageWork, PartFrom, RUN_LEN, Staged, WorkPart};
+pub use crate::ownership_core::Leads;
 
 /// The disk that is followed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -222,6 +223,8 @@ impl ApplyCore {
         }
         match &self.flush {
             Some(flush) => flush.waits_until(self.limits.in_flight_max, &self.pace),
+            // The window waits for the object.
+            None if self.fetches => None,
             None => self.filling.due_at(self.window, self.limits.window_max),
         }
     }
@@ -305,10 +308,11 @@ impl ApplyCore {
         self.asked = false;
         // Whatever it came to: what is there now is looked at, by the one way there is.
         self.step = Step::Look;
-        if let Err(remedy) = created
-            && remedy != Remedy::RaiseFence
-        {
-            self.put_off(remedy, now);
+        match created {
+            Ok(()) => (),
+            // What cannot be made, for whatever reason, is not asked for again at once.
+            Err(Remedy::RaiseFence) => self.put_off(Remedy::Again { after: None }, now),
+            Err(remedy) => self.put_off(remedy, now),
         }
     }
 

@@ -24,19 +24,19 @@ use everpoint_vault::history::{HistoryError, walk, walk_from};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::apply_core::{
-    ApplyCore, ApplyReport, ApplyState, Effect, Followed, Leads, PageWork, Room,
-};
+use crate::apply_core::{ApplyCore, ApplyReport, ApplyState, Effect, Followed, PageWork, Room};
 use crate::blocking::outcome;
 use crate::metrics;
+use crate::ownership_core::Leads;
 use crate::replicas::{Replicas, RunCount};
 use crate::shared::{Shared, chain};
 
 use objects::{StageError, StagedObject, Wanted, stage};
 use requests::{Answer, Arenas, Failed, ask};
 
-/// How long a feed that failed waits before it tries again.
+/// How long a feed that failed waits before it tries again: at first, and at most.
 const FEED_PAUSE: Duration = Duration::from_secs(2);
+const FEED_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What others want of a replica.
 pub(crate) enum Command {
@@ -66,6 +66,8 @@ pub(crate) struct ApplyTask {
     /// The last object that the core has, or that has nothing for it.
     last: Option<(JournalId, ObjectNo)>,
     feed_at: Option<Moment>,
+    /// How long the path is not read if it does not lead here once more.
+    feed_pause: Duration,
     trouble: Option<String>,
 }
 
@@ -75,6 +77,8 @@ enum Feed {
     Idle,
     /// The path is read.
     Finding,
+    /// The path led elsewhere, or could not be read: it is read again after a pause.
+    Later,
     /// Objects of the path, and what is behind them.
     Listed {
         objects: VecDeque<(JournalId, ObjectNo)>,
@@ -127,6 +131,7 @@ impl ApplyTask {
             feed: Feed::Idle,
             last: None,
             feed_at: None,
+            feed_pause: FEED_PAUSE,
             trouble: None,
         }
     }
@@ -178,10 +183,11 @@ impl ApplyTask {
                     Some(Command::Rebuild) => self.core.handle_rebuild(),
                     None => return,
                 },
-                changed = progress.changed(), if matches!(self.feed, Feed::Live(..)) => {
+                changed = progress.changed(), if matches!(self.feed, Feed::Live(..) | Feed::Later) => {
                     if changed.is_err() {
                         return;
                     }
+                    self.find_sooner(shared.clock.now());
                 }
                 () = shared.clock.sleep_until(timeout) => (),
             }
@@ -269,6 +275,7 @@ impl ApplyTask {
         }
         match &mut self.feed {
             Feed::Idle | Feed::Finding => (),
+            Feed::Later => self.find(),
             Feed::Listed { objects, then } => match objects.front() {
                 Some(&(journal, number)) => self.fetch(journal, number),
                 None => {
@@ -346,7 +353,9 @@ impl ApplyTask {
                         objects.pop_front();
                     }
                     Feed::Live(_, at) => *at = number,
-                    Feed::Idle | Feed::Finding => unreachable!("nothing was fetched for them"),
+                    Feed::Idle | Feed::Finding | Feed::Later => {
+                        unreachable!("nothing was fetched for them")
+                    }
                 }
             }
         }
@@ -382,7 +391,7 @@ impl ApplyTask {
             Ok(found) => found,
             Err(error) => {
                 self.feed_failed(&error, now);
-                return self.find_later();
+                return self.find_later(now);
             }
         };
         if !found.has_start {
@@ -392,11 +401,12 @@ impl ApplyTask {
         }
         let progress = *self.shared.progress.borrow();
         let PathEnd::Open { journal, last } = found.end else {
-            return self.find_later();
+            return self.find_later(now);
         };
         if journal != progress.journal {
-            return self.find_later();
+            return self.find_later(now);
         }
+        self.feed_pause = FEED_PAUSE;
         let mut objects = found.objects;
         let committed = progress.committed;
         objects.retain(|(of, number)| *of != journal || *number <= committed);
@@ -404,15 +414,21 @@ impl ApplyTask {
         self.feed = Feed::Listed { objects, then };
     }
 
-    /// The path does not lead here, or cannot be read now.
-    fn find_later(&mut self) {
-        self.feed = Feed::Finding;
-        let (shared, about, after) = (Arc::clone(&self.shared), self.about, self.last);
-        self.jobs.spawn(async move {
-            tokio::time::sleep(FEED_PAUSE).await;
-            let found = find(&shared, about, after).await;
-            Done::Found { after, found }
-        });
+    /// The path does not lead here, or cannot be read now: each time it is left longer, until something is committed
+    /// here.
+    fn find_later(&mut self, now: Moment) {
+        self.feed = Feed::Later;
+        self.feed_at = Some(now.after(self.feed_pause));
+        self.feed_pause = (self.feed_pause * 2).min(FEED_PAUSE_MAX);
+    }
+
+    /// Something was committed: perhaps the path leads here again.
+    fn find_sooner(&mut self, now: Moment) {
+        if matches!(self.feed, Feed::Later) {
+            self.feed_pause = FEED_PAUSE;
+            let soon = now.after(FEED_PAUSE);
+            self.feed_at = self.feed_at.map(|at| at.min(soon));
+        }
     }
 
     /// Whether something is committed that the replica does not have yet.
@@ -445,8 +461,7 @@ fn said<T>(answer: Result<T, Failed>, trouble: &mut Option<String>) -> Result<T,
     }
 }
 
-/// Whether the machine's path leads to a journal of this server's: each is noted before anything names it, also the one
-/// that it is about to go on in.
+/// Who leads the machine, as its path says now; `None` where that is not known.
 async fn leads(
     shared: &Shared,
     machine: MachineId,
@@ -457,14 +472,7 @@ async fn leads(
         Some(last) => walk_from(vault, id, machine, last, |_, _, _, _| ()).await,
         None => walk(vault, id, machine, |_, _, _, _| ()).await,
     };
-    match walked.ok()?.end {
-        PathEnd::Open { journal, .. } if shared.has_noted(journal) => {
-            let level = journal.level;
-            Some(Leads::Here { level })
-        }
-        PathEnd::Broken => None,
-        PathEnd::Open { .. } | PathEnd::Closed { .. } | PathEnd::NoOrigin => Some(Leads::Elsewhere),
-    }
+    Leads::of(walked.ok()?.end, |journal| shared.has_noted(journal))
 }
 
 /// The objects behind `after` that have something of the disk, and how the path ends.

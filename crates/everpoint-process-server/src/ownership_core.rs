@@ -4,11 +4,14 @@
 //! the two, and then the path is read again. A machine without a path gets an origin that names the own
 //! journal; whoever was faster counts, which the next reading shows.
 //!
+//! Who brings a replica forward only asks whether the path still leads to this server ([`Leads`]), and gives up
+//! where it does not: any journal of this server's is good enough for that.
+//!
 //! Pure.
 
 use everpoint_journal::path::PathEnd;
 use everpoint_marks::{planted, reached};
-use everpoint_units::JournalId;
+use everpoint_units::{JournalId, Level};
 
 /// How often a machine's path is read before its agent is sent away to come again.
 pub const ROUNDS_MAX: u32 = 4;
@@ -30,6 +33,15 @@ pub enum Claim {
     CreateOrigin,
     /// Do not serve it.
     Refuse(NotServed),
+}
+
+/// Who leads a machine, as its path says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leads {
+    /// This server, in a journal of this level.
+    Here { level: Level },
+    /// Somebody else, or nobody.
+    Elsewhere,
 }
 
 /// Why a path does not lead here.
@@ -72,6 +84,24 @@ impl OwnershipCore {
             PathEnd::NoOrigin => {
                 reached!(OriginWanted);
                 again(Claim::CreateOrigin)
+            }
+        }
+    }
+}
+
+impl Leads {
+    /// As the path says that ends so; `None` where it does not say. `is_own` says whether a journal is this server's, the
+    /// one that it is about to go on in among them, and has to be asked after the path was read: a journal is noted
+    /// before anything names it.
+    pub fn of(end: PathEnd, is_own: impl FnOnce(JournalId) -> bool) -> Option<Self> {
+        match end {
+            PathEnd::Open { journal, .. } if is_own(journal) => {
+                let level = journal.level;
+                Some(Self::Here { level })
+            }
+            PathEnd::Broken => None,
+            PathEnd::Open { .. } | PathEnd::Closed { .. } | PathEnd::NoOrigin => {
+                Some(Self::Elsewhere)
             }
         }
     }

@@ -98,7 +98,7 @@ impl AzureAccount {
     ///
     /// # Errors
     ///
-    /// What the client refuses of the settings: an authority that is no certificate.
+    /// What the client refuses of the settings: an endpoint that is no URL, an authority that is no certificate.
     pub fn new(
         name: impl Into<String>,
         endpoint: impl Into<String>,
@@ -106,6 +106,10 @@ impl AzureAccount {
         config: PagesConfig,
     ) -> Result<Self, object_store::Error> {
         let endpoint = endpoint.into().trim_end_matches('/').to_owned();
+        request::expect_url(&endpoint).map_err(|refusal| object_store::Error::Generic {
+            store: "MicrosoftAzure",
+            source: refusal.into(),
+        })?;
         let mut options = ClientOptions::new()
             .with_timeout_disabled()
             .with_connect_timeout(CONNECT_TIME_MAX)
@@ -127,7 +131,8 @@ impl AzureAccount {
         })
     }
 
-    /// A blob of a container, whether it exists or not.
+    /// A blob of a container, whether it exists or not. Names that give no URL are refused with every request
+    /// ([`Refusal::NoUrl`]); those of a [`BlobAddress`] always give one.
     #[must_use]
     pub fn pages(&self, container: impl Into<String>, name: impl Into<String>) -> AzurePages {
         AzurePages {
@@ -196,8 +201,8 @@ impl AzurePages {
     ///
     /// See [`PageError`].
     pub async fn begin_copy(&self, of: &Self, snapshot: &SnapshotId) -> Result<(), PageError> {
-        let mut request = self.request(Method::PUT);
-        request.copy_source(of.url(), &snapshot.0);
+        let mut request = self.request(Method::PUT)?;
+        request.copy_source(of.url(), &snapshot.0)?;
         request.header("if-none-match", "*");
         self.account.send(request).await?;
         self.len.store(LEN_UNKNOWN, Ordering::Relaxed);
@@ -210,7 +215,7 @@ impl AzurePages {
     ///
     /// See [`PageError`].
     pub async fn remove(&self) -> Result<(), PageError> {
-        let mut request = self.request(Method::DELETE);
+        let mut request = self.request(Method::DELETE)?;
         request.header("x-ms-delete-snapshots", "include");
         self.account.send(request).await.map(|_| ())
     }
@@ -219,7 +224,7 @@ impl AzurePages {
         format!("{}/{}/{}", self.account.endpoint, self.container, self.name)
     }
 
-    fn request(&self, method: Method) -> Request {
+    fn request(&self, method: Method) -> Result<Request, Refusal> {
         Request::new(method, self.url())
     }
 
@@ -235,7 +240,7 @@ impl AzurePages {
         if known != LEN_UNKNOWN && end.is_none_or(|end| known < end) {
             return Err(Refusal::TooSmall { at, len }.into());
         }
-        let mut request = self.request(Method::PUT);
+        let mut request = self.request(Method::PUT)?;
         request.query("comp", "page");
         request.header("x-ms-page-write", action);
         request.range(at, len);
@@ -270,7 +275,7 @@ impl AzurePages {
 #[async_trait]
 impl PageTarget for AzurePages {
     async fn properties(&self) -> Result<Option<Properties>, PageError> {
-        let answer = match self.account.send(self.request(Method::HEAD)).await {
+        let answer = match self.account.send(self.request(Method::HEAD)?).await {
             Ok(answer) => answer,
             Err(PageError::Refused(Refusal::Missing)) => return self.absent().await,
             Err(error) => return Err(error),
@@ -282,7 +287,7 @@ impl PageTarget for AzurePages {
 
     async fn create(&self, len: ByteLen, fence: Fence) -> Result<(), PageError> {
         expect_pages(ByteOffset(0), len, TARGET_LEN_MAX);
-        let mut request = self.request(Method::PUT);
+        let mut request = self.request(Method::PUT)?;
         request.header("x-ms-blob-type", "PageBlob");
         request.header("x-ms-blob-content-length", &len.0.to_string());
         request.header("x-ms-blob-sequence-number", &fence.number().to_string());
@@ -293,7 +298,7 @@ impl PageTarget for AzurePages {
     }
 
     async fn raise(&self, to: Fence) -> Result<Fence, PageError> {
-        let mut request = self.request(Method::PUT);
+        let mut request = self.request(Method::PUT)?;
         request.query("comp", "properties");
         request.header("x-ms-sequence-number-action", "max");
         request.header("x-ms-blob-sequence-number", &to.number().to_string());
@@ -321,7 +326,7 @@ impl PageTarget for AzurePages {
         snapshot: Option<&SnapshotId>,
     ) -> Result<Bytes, PageError> {
         expect_pages(at, len, PUT_LEN_MAX);
-        let mut request = self.request(Method::GET);
+        let mut request = self.request(Method::GET)?;
         request.snapshot(snapshot);
         request.range(at, len);
         request.expects(len);
@@ -333,20 +338,20 @@ impl PageTarget for AzurePages {
     }
 
     async fn ranges(&self, snapshot: Option<&SnapshotId>) -> Result<Vec<PageRange>, PageError> {
-        let mut request = self.request(Method::GET);
+        let mut request = self.request(Method::GET)?;
         request.snapshot(snapshot);
         self.page_list(request).await
     }
 
     async fn changed_since(&self, snapshot: &SnapshotId) -> Result<Vec<PageRange>, PageError> {
-        let mut request = self.request(Method::GET);
+        let mut request = self.request(Method::GET)?;
         request.query("prevsnapshot", &snapshot.0);
         self.page_list(request).await
     }
 
     async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError> {
         expect_pages(ByteOffset(0), len, TARGET_LEN_MAX);
-        let mut request = self.request(Method::PUT);
+        let mut request = self.request(Method::PUT)?;
         request.query("comp", "properties");
         request.header("x-ms-blob-content-length", &len.0.to_string());
         request.lease(lease);
@@ -356,7 +361,7 @@ impl PageTarget for AzurePages {
     }
 
     async fn lease(&self, seconds: u32) -> Result<LeaseId, PageError> {
-        let mut request = self.request(Method::PUT);
+        let mut request = self.request(Method::PUT)?;
         request.query("comp", "lease");
         request.header("x-ms-lease-action", "acquire");
         request.header("x-ms-lease-duration", &seconds.to_string());
@@ -364,7 +369,7 @@ impl PageTarget for AzurePages {
     }
 
     async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
-        let mut request = self.request(Method::PUT);
+        let mut request = self.request(Method::PUT)?;
         request.query("comp", "lease");
         request.header("x-ms-lease-action", "release");
         request.lease(Some(lease));
@@ -372,13 +377,13 @@ impl PageTarget for AzurePages {
     }
 
     async fn snapshot(&self) -> Result<SnapshotId, PageError> {
-        let mut request = self.request(Method::PUT);
+        let mut request = self.request(Method::PUT)?;
         request.query("comp", "snapshot");
         self.account.send(request).await?.snapshot()
     }
 
     async fn forget(&self, snapshot: &SnapshotId) -> Result<(), PageError> {
-        let mut request = self.request(Method::DELETE);
+        let mut request = self.request(Method::DELETE)?;
         request.snapshot(Some(snapshot));
         self.account.send(request).await.map(|_| ())
     }
@@ -387,7 +392,7 @@ impl PageTarget for AzurePages {
 impl AzurePages {
     /// A blob that is not there, and a container that is not, are one answer to a HEAD, which has no words.
     async fn absent(&self) -> Result<Option<Properties>, PageError> {
-        let mut request = self.request(Method::GET);
+        let mut request = self.request(Method::GET)?;
         request.range(ByteOffset(0), ByteLen(512));
         request.expects(ByteLen(512));
         match self.account.send(request).await {

@@ -1,5 +1,6 @@
 //! What can go wrong with a target, and what to do about each.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use everpoint_units::{ByteLen, ByteOffset};
@@ -145,9 +146,34 @@ pub enum Refusal {
     #[error("the filesystem has no room for it")]
     NoRoom,
 
+    /// A write to a VHD file did not become durable, and nothing of the file was kept in use.
+    #[error(
+        "a write to it did not become durable ({sync}): its disk may be failing; look at the kernel's log. It is written \
+         anew; what was there lies in {aside:?}, which may be removed"
+    )]
+    SyncFailed { sync: String, aside: PathBuf },
+
+    /// A write to a VHD file did not become durable, and the file has the name of one in use still.
+    #[error(
+        "a write to {path:?} did not become durable ({sync}): its disk may be failing; look at the kernel's log. It cannot \
+         be renamed to end in .failed ({rename}): remove it, or what is in the way, so that it is written anew"
+    )]
+    NotSetAside {
+        path: PathBuf,
+        sync: String,
+        rename: String,
+    },
+
     /// Another process has it open.
     #[error("another process of this machine has it open")]
     InUse,
+
+    /// Endpoint, container and name make no URL of a blob.
+    #[error(
+        "{url:?} is no URL of a blob: look at the endpoint (https://ACCOUNT.blob.core.windows.net), and at the names of \
+         container and blob: A-Z, a-z, 0-9, '-', '_', '.' and '/'"
+    )]
+    NoUrl { url: String },
 
     /// Something that should not happen; the code is the service's.
     #[error("the service refuses the request: {status} {code}")]

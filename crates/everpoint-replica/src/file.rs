@@ -7,8 +7,15 @@
 //!
 //! What was acknowledged is synced. The counter of the fence is not stored: no write outlives the process that makes
 //! it. There are no snapshots.
+//!
+//! After one sync that failed nothing of the file is trusted any more: which pages were lost, and whose, nobody knows.
+//! No write to it is acknowledged, it becomes `<stem>.failed` in place of an older one, and there is no target until
+//! one is created. Where it cannot be set aside, this value refuses everything, and tries that again first each time.
+//! Another process, or a later value of this one, may still go on with the file: what was acknowledged before lasts,
+//! a mark among it too, and whoever goes on from a mark writes again whatever came later.
 
 mod copy;
+mod durable;
 mod name;
 
 use std::fs::File;
@@ -19,8 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use everpoint_units::{ByteLen, ByteOffset};
+use everpoint_units::{ByteLen, ByteOffset, Level};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom};
+use tokio::sync::RwLock;
 
 use crate::error::{Cause, PageError, Refusal};
 use crate::fence::Fence;
@@ -28,6 +36,8 @@ use crate::target::{
     CLEAR_LEN_MAX, CopyState, LeaseId, PUT_LEN_MAX, PageRange, PageTarget, Pages, Properties,
     SnapshotId, TARGET_LEN_MAX, expect_pages,
 };
+
+use durable::{Disk, Durable, Kernel, NotDurable};
 
 /// A fixed VHD. Clones are the same one.
 #[derive(Clone, Debug)]
@@ -39,12 +49,18 @@ pub struct VhdFile {
 struct Shared {
     dir: PathBuf,
     stem: String,
+    disk: Arc<dyn Disk>,
+    /// Writes share it from the look at the fence on; whoever changes the fence, the length or the file is alone.
+    /// Whoever waits to be alone comes before later writes.
+    writes: RwLock<()>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     open: Option<Open>,
+    /// Why there is none, if a sync of it failed.
+    lost: Option<Refusal>,
     lease: Option<u64>,
     lease_count: u64,
 }
@@ -52,7 +68,7 @@ struct State {
 /// The file while this process has it locked.
 #[derive(Clone, Debug)]
 struct Open {
-    file: Arc<File>,
+    file: Arc<Durable>,
     path: PathBuf,
     fence: Fence,
     len: u64,
@@ -62,9 +78,15 @@ impl VhdFile {
     /// The VHD of this stem in a directory, whether it exists or not.
     #[must_use]
     pub fn new(dir: &Path, stem: impl Into<String>) -> Self {
+        Self::on(Arc::new(Kernel), dir, stem)
+    }
+
+    fn on(disk: Arc<dyn Disk>, dir: &Path, stem: impl Into<String>) -> Self {
         let shared = Shared {
             dir: dir.to_owned(),
             stem: stem.into(),
+            disk,
+            writes: RwLock::new(()),
             state: Mutex::default(),
         };
         Self {
@@ -110,29 +132,75 @@ impl Shared {
 
     /// The file, if this process has it.
     fn open(&self) -> Result<Open, PageError> {
-        self.lock()
-            .open
-            .clone()
-            .ok_or_else(|| Refusal::Missing.into())
+        let mut state = self.lock();
+        self.set_aside(&mut state)?;
+        let open = state.open.clone();
+        open.ok_or_else(|| state.missing().into())
     }
 
-    /// The file, if writes under `fence` are taken and these bytes are in it.
-    fn writable(&self, at: ByteOffset, len: ByteLen, fence: Fence) -> Result<Open, PageError> {
+    /// Sets the file aside if a sync of it failed: then there is none.
+    fn set_aside(&self, state: &mut State) -> Result<(), Refusal> {
+        let Some(open) = &state.open else {
+            return Ok(());
+        };
+        let Some(why) = open.file.failure() else {
+            return Ok(());
+        };
+        let aside = name::failed(&self.dir, &self.stem);
+        let renamed = match std::fs::rename(&open.path, &aside) {
+            // A later owner took it over, or only the directory is still to be synced.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed,
+        };
+        if let Err(error) = renamed.and_then(|()| copy::sync_dir(&self.dir)) {
+            return Err(Refusal::NotSetAside {
+                path: open.path.clone(),
+                sync: why.to_owned(),
+                rename: error.to_string(),
+            });
+        }
+        state.lost = Some(Refusal::SyncFailed {
+            sync: why.to_owned(),
+            aside,
+        });
+        state.open = None;
+        Ok(())
+    }
+
+    /// What a write comes to whose sync failed, or came after one that failed.
+    fn not_durable(&self, state: &mut State) -> PageError {
+        match self.set_aside(state) {
+            Ok(()) => state.missing().into(),
+            Err(refusal) => refusal.into(),
+        }
+    }
+
+    /// Writes under `fence`, if that is the target's and these bytes are in it, and makes it last.
+    fn write(
+        &self,
+        (at, len): (ByteOffset, ByteLen),
+        fence: Fence,
+        operation: &'static str,
+        act: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), PageError> {
+        let _shared = self.writes.blocking_read();
         let open = self.open()?;
         if open.fence != fence {
             return Err(PageError::Fenced { fence });
         }
         open.expect_inside(at, len)?;
-        Ok(open)
+        act(open.file.file()).map_err(file(operation))?;
+        let synced = open.file.sync(open.file.written());
+        synced.map_err(|NotDurable| self.not_durable(&mut self.lock()))
     }
 
     fn properties(&self) -> Result<Option<Properties>, PageError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        self.set_aside(&mut state)?;
         let (len, fence) = match &state.open {
             Some(open) => (open.len, open.fence),
             None => {
-                let newest = name::newest(&self.dir, &self.stem).map_err(file("readdir"))?;
-                let Some((level, path)) = newest else {
+                let Some((level, path)) = self.newest()? else {
                     return Ok(None);
                 };
                 let len = path.metadata().map_err(file("stat"))?.len();
@@ -147,45 +215,61 @@ impl Shared {
         }))
     }
 
+    fn newest(&self) -> Result<Option<(Level, PathBuf)>, PageError> {
+        name::newest(&self.dir, &self.stem).map_err(file("readdir"))
+    }
+
     fn create(&self, len: u64, fence: Fence) -> Result<(), PageError> {
+        let _alone = self.writes.blocking_write();
         let mut state = self.lock();
-        let newest = name::newest(&self.dir, &self.stem).map_err(file("readdir"))?;
-        if newest.is_some() || state.open.is_some() {
+        self.set_aside(&mut state)?;
+        if state.open.is_some() || self.newest()?.is_some() {
             return Err(Refusal::Exists.into());
         }
+        // It has its name only once it is whole.
         let path = name::path(&self.dir, &self.stem, fence.level());
+        let part = copy::part_of(&path);
         let created = File::options()
             .read(true)
             .write(true)
-            .create_new(true)
-            .open(&path);
+            .create(true)
+            .truncate(false)
+            .open(&part);
         let created = created.map_err(file("create"))?;
         expect_alone(&created)?;
-        created.set_len(len).map_err(file("truncate"))?;
-        created.sync_all().map_err(file("fsync"))?;
-        copy::sync_dir(&self.dir).map_err(file("fsync"))?;
-        state.open = Some(Open {
-            file: Arc::new(created),
-            path,
-            fence,
-            len,
-        });
+        // Another process of this level may have been faster: then this is its file.
+        if self.newest()?.is_some() {
+            return Err(Refusal::Exists.into());
+        }
+        let sized = created.set_len(0).and_then(|()| created.set_len(len));
+        sized.map_err(file("truncate"))?;
+        let created = Durable::new(created, Arc::clone(&self.disk));
+        let synced = created.sync(created.written());
+        synced.map_err(|NotDurable| Refusal::SyncFailed {
+            sync: created.failure().unwrap_or_default().to_owned(),
+            aside: part.clone(),
+        })?;
+        copy::rename(&part, &path).map_err(file("rename"))?;
+        state.set_open(created, path, fence, len);
         Ok(())
     }
 
     fn raise(&self, to: Fence) -> Result<Fence, PageError> {
+        let _alone = self.writes.blocking_write();
         let mut state = self.lock();
+        self.set_aside(&mut state)?;
         if let Some(open) = &mut state.open {
             if open.fence.level() < to.level() {
                 let path = name::path(&self.dir, &self.stem, to.level());
-                copy::rename(&open.path, &path).map_err(file("rename"))?;
+                std::fs::rename(&open.path, &path).map_err(file("rename"))?;
+                // Should the directory not be synced, this name is the one to begin from again.
                 open.path = path;
+                copy::sync_dir(&self.dir).map_err(file("fsync"))?;
             }
             open.fence = open.fence.max(to);
             return Ok(open.fence);
         }
-        let newest = name::newest(&self.dir, &self.stem).map_err(file("readdir"))?;
-        let (level, path) = newest.ok_or(Refusal::Missing)?;
+        let (level, path) = self.newest()?.ok_or_else(|| state.missing())?;
         if to.level() < level {
             return Ok(Fence::first_of(level).unwrap_or_default());
         }
@@ -205,25 +289,62 @@ impl Shared {
             }
         }
         let len = opened.metadata().map_err(file("stat"))?.len();
-        state.open = Some(Open {
-            file: Arc::new(opened),
-            path: own,
-            fence: to,
-            len,
-        });
+        let opened = Durable::new(opened, Arc::clone(&self.disk));
+        state.set_open(opened, own, to, len);
         Ok(to)
     }
 
     fn resize(&self, len: u64, lease: Option<&LeaseId>) -> Result<(), PageError> {
+        let _alone = self.writes.blocking_write();
         let mut state = self.lock();
+        self.set_aside(&mut state)?;
         if state.lease.map(|held| held.to_string()).as_ref() != lease.map(|lease| &lease.0) {
             return Err(Refusal::LeaseHeld.into());
         }
-        let open = state.open.as_mut().ok_or(Refusal::Missing)?;
-        open.file.set_len(len).map_err(file("truncate"))?;
-        open.file.sync_all().map_err(file("fsync"))?;
+        let missing = state.missing();
+        let open = state.open.as_mut().ok_or(missing)?;
+        let resized = open.file.file().set_len(len);
+        resized.map_err(file("truncate"))?;
         open.len = len;
+        let synced = open.file.sync(open.file.written());
+        synced.map_err(|NotDurable| self.not_durable(&mut state))
+    }
+
+    fn lease(&self) -> Result<LeaseId, PageError> {
+        let mut state = self.lock();
+        self.set_aside(&mut state)?;
+        if state.lease.is_some() {
+            return Err(Refusal::LeaseHeld.into());
+        }
+        state.lease_count += 1;
+        state.lease = Some(state.lease_count);
+        Ok(LeaseId(state.lease_count.to_string()))
+    }
+
+    fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
+        let mut state = self.lock();
+        if state.lease.map(|held| held.to_string()).as_ref() != Some(&lease.0) {
+            return Err(Refusal::LeaseHeld.into());
+        }
+        state.lease = None;
         Ok(())
+    }
+}
+
+impl State {
+    fn set_open(&mut self, file: Durable, path: PathBuf, fence: Fence, len: u64) {
+        self.lost = None;
+        self.open = Some(Open {
+            file: Arc::new(file),
+            path,
+            fence,
+            len,
+        });
+    }
+
+    /// Why there is no file.
+    fn missing(&self) -> Refusal {
+        self.lost.clone().unwrap_or(Refusal::Missing)
     }
 }
 
@@ -235,32 +356,17 @@ impl Open {
         }
     }
 
-    fn put(&self, at: ByteOffset, pages: &Pages) -> io::Result<()> {
-        let mut at = at.0;
-        for piece in pages.pieces() {
-            self.file.write_all_at(piece, at)?;
-            at += piece.len() as u64;
-        }
-        self.file.sync_data()
-    }
-
-    fn clear(&self, at: ByteOffset, len: ByteLen) -> io::Result<()> {
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&self.file, punch, at.0, len.0)?;
-        self.file.sync_data()
-    }
-
     /// What the filesystem keeps blocks for.
     fn ranges(&self) -> io::Result<Vec<PageRange>> {
         let mut ranges = Vec::new();
         let mut at = 0;
         loop {
-            let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+            let start = match rustix::fs::seek(self.file.file(), SeekFrom::Data(at)) {
                 Ok(start) => start,
                 Err(rustix::io::Errno::NXIO) => return Ok(ranges),
                 Err(error) => return Err(error.into()),
             };
-            let end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?;
+            let end = rustix::fs::seek(self.file.file(), SeekFrom::Hole(start))?;
             ranges.push(PageRange {
                 at: ByteOffset(start),
                 len: ByteLen(end - start),
@@ -291,8 +397,14 @@ impl PageTarget for VhdFile {
         expect_pages(at, pages.len(), PUT_LEN_MAX);
         let pages = pages.clone();
         self.blocking(move |shared| {
-            let open = shared.writable(at, pages.len(), fence)?;
-            open.put(at, &pages).map_err(file("pwrite"))
+            shared.write((at, pages.len()), fence, "pwrite", |file| {
+                let mut at = at.0;
+                for piece in pages.pieces() {
+                    file.write_all_at(piece, at)?;
+                    at += piece.len() as u64;
+                }
+                Ok(())
+            })
         })
         .await
     }
@@ -300,8 +412,11 @@ impl PageTarget for VhdFile {
     async fn clear(&self, at: ByteOffset, len: ByteLen, fence: Fence) -> Result<(), PageError> {
         expect_pages(at, len, CLEAR_LEN_MAX);
         self.blocking(move |shared| {
-            let open = shared.writable(at, len, fence)?;
-            open.clear(at, len).map_err(file("fallocate"))
+            shared.write((at, len), fence, "fallocate", |file| {
+                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(file, punch, at.0, len.0)?;
+                Ok(())
+            })
         })
         .await
     }
@@ -320,7 +435,7 @@ impl PageTarget for VhdFile {
             let open = shared.open()?;
             open.expect_inside(at, len)?;
             let mut bytes = vec![0; usize::try_from(len.0).expect("at most 4 MiB")];
-            let read = open.file.read_exact_at(&mut bytes, at.0);
+            let read = open.file.file().read_exact_at(&mut bytes, at.0);
             read.map_err(file("pread"))?;
             Ok(bytes.into())
         })
@@ -347,22 +462,12 @@ impl PageTarget for VhdFile {
     }
 
     async fn lease(&self, _seconds: u32) -> Result<LeaseId, PageError> {
-        let mut state = self.shared.lock();
-        if state.lease.is_some() {
-            return Err(Refusal::LeaseHeld.into());
-        }
-        state.lease_count += 1;
-        state.lease = Some(state.lease_count);
-        Ok(LeaseId(state.lease_count.to_string()))
+        self.blocking(Shared::lease).await
     }
 
     async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
-        let mut state = self.shared.lock();
-        if state.lease.map(|held| held.to_string()).as_ref() != Some(&lease.0) {
-            return Err(Refusal::LeaseHeld.into());
-        }
-        state.lease = None;
-        Ok(())
+        let lease = lease.clone();
+        self.blocking(move |shared| shared.release(&lease)).await
     }
 
     async fn snapshot(&self) -> Result<SnapshotId, PageError> {

@@ -8,7 +8,7 @@ use everpoint_retention::{
     At, BlobRestored, BlobTarget, DamageNote, DiskAt, ImageFormat, Progress, RestoreConfig,
     RestoreRequest, Restored, Subject, restore, restore_to_blob,
 };
-use everpoint_units::{DiskId, MachineId};
+use everpoint_units::{DiskId, MachineId, Seq, WallTime};
 use everpoint_wire::control::StatusRequest;
 use everpoint_wire::control::control_answer::Answer;
 use everpoint_wire::control::control_request::Request;
@@ -216,13 +216,7 @@ async fn sources(given: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn lines(restored: &Restored) -> String {
-    let mut facts = Table::plain();
-    facts.row(["machine", &restored.machine.to_string()]);
-    facts.row(["point", &restored.seq.to_string()]);
-    let time = restored
-        .time
-        .map_or_else(|| "-".to_owned(), |time| time.to_string());
-    facts.row(["taken at", &time]);
+    let facts = point_facts(restored.machine, restored.seq, restored.time);
     let mut disks = Table::new(&["disk", "name", "size", "data", "image"]);
     for disk in &restored.disks {
         disks.row([
@@ -239,13 +233,7 @@ fn lines(restored: &Restored) -> String {
 }
 
 fn blob_lines(restored: &BlobRestored) -> String {
-    let mut facts = Table::plain();
-    facts.row(["machine", &restored.machine.to_string()]);
-    facts.row(["point", &restored.seq.to_string()]);
-    let time = restored
-        .time
-        .map_or_else(|| "-".to_owned(), |time| time.to_string());
-    facts.row(["taken at", &time]);
+    let mut facts = point_facts(restored.machine, restored.seq, restored.time);
     facts.row(["disk", &restored.disk.to_string()]);
     facts.row(["name", &restored.name]);
     facts.row(["size", &output::bytes(restored.size_bytes.0)]);
@@ -256,6 +244,16 @@ fn blob_lines(restored: &BlobRestored) -> String {
     facts.row(["put", &output::bytes(restored.put_bytes.0)]);
     facts.row(["cleared", &output::bytes(restored.cleared_bytes.0)]);
     facts.render() + &damage_lines(&restored.damage)
+}
+
+/// What is said first, whatever the target.
+fn point_facts(machine: MachineId, seq: Seq, time: Option<WallTime>) -> Table {
+    let mut facts = Table::plain();
+    facts.row(["machine", &machine.to_string()]);
+    facts.row(["point", &seq.to_string()]);
+    let time = time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+    facts.row(["taken at", &time]);
+    facts
 }
 
 fn damage_lines(damage: &[DamageNote]) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use everpoint_format::replica::{Applied, Mark};
 use everpoint_replica::Fence;
-use everpoint_units::{ByteLen, ByteOffset, JournalId, Level, ObjectNo};
+use everpoint_units::{ByteLen, ByteOffset, JournalId, ObjectNo};
 
 #[cfg(doc)]
 use super::ApplyCore;
@@ -69,15 +69,6 @@ pub enum MarkFound {
     Footer,
     /// Neither.
     Nothing,
-}
-
-/// Who leads a machine, as its path says.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Leads {
-    /// This server, in a journal of this level.
-    Here { level: Level },
-    /// Somebody else, or nobody.
-    Elsewhere,
 }
 
 /// Why a replica is not brought forward, until somebody does something.

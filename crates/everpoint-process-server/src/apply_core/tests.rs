@@ -5,3 +5,4 @@
 
 mod days;
 mod histories;
+mod pauses;

@@ -2,12 +2,13 @@
 
 use everpoint_units::{ByteLen, ByteOffset};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use object_store::PutPayload;
 use object_store::azure::AzureCredential;
 use object_store::client::{HttpRequest, HttpRequestBody};
 
 use super::answer::Asked;
+use crate::error::Refusal;
 use crate::fence::Fence;
 use crate::target::{LeaseId, SnapshotId};
 
@@ -26,8 +27,9 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn new(method: Method, url: String) -> Self {
-        Self {
+    pub(super) fn new(method: Method, url: String) -> Result<Self, Refusal> {
+        expect_url(&url)?;
+        Ok(Self {
             method,
             url,
             query: Vec::new(),
@@ -40,7 +42,7 @@ impl Request {
                 len: ByteLen(0),
             },
             expects: 0,
-        }
+        })
     }
 
     pub(super) fn query(&mut self, name: &'static str, value: &str) {
@@ -48,8 +50,7 @@ impl Request {
     }
 
     pub(super) fn header(&mut self, name: &'static str, value: &str) {
-        let value =
-            HeaderValue::from_str(value).expect("numbers, words and names that were parsed");
+        let value = HeaderValue::from_str(value).expect("numbers, words and URLs that were parsed");
         self.headers.insert(HeaderName::from_static(name), value);
     }
 
@@ -77,8 +78,10 @@ impl Request {
         }
     }
 
-    pub(super) fn copy_source(&mut self, url: String, snapshot: &str) {
+    pub(super) fn copy_source(&mut self, url: String, snapshot: &str) -> Result<(), Refusal> {
+        expect_url(&url)?;
         self.copy_source = Some(with_query(url, &[("snapshot", snapshot)]));
+        Ok(())
     }
 
     pub(super) fn body(&mut self, body: PutPayload) {
@@ -116,13 +119,24 @@ impl Request {
         let len = self.body.as_ref().map_or(0, PutPayload::content_length);
         let body = self.body.map_or_else(HttpRequestBody::empty, Into::into);
         let mut request = HttpRequest::new(body);
-        *request.uri_mut() = url.parse().expect("an endpoint and names that were parsed");
+        *request.uri_mut() = url.parse().expect("it was parsed, and queries are escaped");
         *request.headers_mut() = self.headers;
         if self.method == Method::PUT {
             request.headers_mut().insert(CONTENT_LENGTH, len.into());
         }
         *request.method_mut() = self.method;
         request
+    }
+}
+
+/// Refuses what is no URL, or has one part more or less than an endpoint and names: the request would ask for another
+/// blob.
+pub(super) fn expect_url(url: &str) -> Result<(), Refusal> {
+    let is_whole = |uri: Uri| uri.scheme().is_some() && uri.authority().is_some();
+    let is_plain = url.is_ascii() && !url.contains(['?', '#']);
+    match is_plain && url.parse().is_ok_and(is_whole) {
+        true => Ok(()),
+        false => Err(Refusal::NoUrl { url: url.into() }),
     }
 }
 
@@ -156,8 +170,28 @@ mod tests {
     }
 
     #[test]
+    fn names_that_give_no_url_or_another_one_are_refused() {
+        for name in ["disk.vhd", "a/b", "a%20b", ""] {
+            assert_eq!(expect_url(&format!("https://h/c/{name}")), Ok(()), "{name}");
+        }
+        for name in ["a b", "a\n", "d\u{e4}", "a?comp=page", "a#b", "<a>"] {
+            let url = format!("https://h/c/{name}");
+            let refused = Request::new(Method::GET, url.clone()).map(|_| ());
+            assert_eq!(refused, Err(Refusal::NoUrl { url: url.clone() }));
+            let mut copy = Request::new(Method::PUT, "http://h/b".to_owned()).unwrap();
+            assert_eq!(
+                copy.copy_source(url.clone(), "1"),
+                Err(Refusal::NoUrl { url })
+            );
+        }
+        for endpoint in ["", "h", "/c", "https://", "https://a b/c"] {
+            assert!(expect_url(endpoint).is_err(), "{endpoint}");
+        }
+    }
+
+    #[test]
     fn a_put_says_its_length_also_when_it_is_zero() {
-        let mut request = Request::new(Method::PUT, "http://h/a".to_owned());
+        let mut request = Request::new(Method::PUT, "http://h/a".to_owned()).unwrap();
         let len = |request: Request| request.into_http().headers()[CONTENT_LENGTH].clone();
         assert_eq!(len(request.clone()), "0");
         request.body(PutPayload::from_static(&[1; 512]));
@@ -167,8 +201,9 @@ mod tests {
 
     #[test]
     fn the_source_of_a_copy_carries_a_sas_and_nothing_else() {
-        let mut request = Request::new(Method::PUT, "http://h/b".to_owned());
-        request.copy_source("http://h/a".to_owned(), "1");
+        let mut request = Request::new(Method::PUT, "http://h/b".to_owned()).unwrap();
+        let source = request.copy_source("http://h/a".to_owned(), "1");
+        source.unwrap();
         let mut with_sas = request.clone();
         let sas = vec![("sig".to_owned(), "s".to_owned())];
         with_sas.add_copy_credential(&AzureCredential::SASToken(sas));

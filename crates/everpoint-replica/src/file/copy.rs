@@ -72,7 +72,8 @@ fn copy_range(
     Ok(())
 }
 
-fn part_of(path: &Path) -> PathBuf {
+/// The name of a file while it is made.
+pub(super) fn part_of(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".part");
     name.into()

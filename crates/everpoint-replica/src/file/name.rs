@@ -12,6 +12,11 @@ pub(super) fn path(dir: &Path, stem: &str, level: Level) -> PathBuf {
     dir.join(format!("{stem}.{:0DIGITS$}.vhd", level.0))
 }
 
+/// A file that nothing is trusted of any more: no target's name.
+pub(super) fn failed(dir: &Path, stem: &str) -> PathBuf {
+    dir.join(format!("{stem}.failed"))
+}
+
 /// The file of the highest level.
 pub(super) fn newest(dir: &Path, stem: &str) -> io::Result<Option<(Level, PathBuf)>> {
     let mut newest: Option<(Level, PathBuf)> = None;
@@ -48,6 +53,7 @@ mod tests {
             "dd.0000000007.vhd",
             "d.+000000007.vhd",
             "d.vhd",
+            "d.failed",
         ] {
             assert_eq!(level(other, "d"), None, "{other}");
         }

@@ -1,5 +1,7 @@
 //! Tests of VHD files as targets: the contract, owners one after the other, owners beside each other.
 
+mod failing;
+
 use everpoint_units::Level;
 
 use super::*;

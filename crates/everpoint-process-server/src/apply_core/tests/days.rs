@@ -212,7 +212,8 @@ impl Day {
                                 }
                                 PartFrom::Target => {
                                     let pages = self.target.pages.as_ref()?;
-                                    content.extend(&pages[at(&part.extent)..][..len]);
+                                    let from = at(&part.extent);
+                                    content.extend(pages.get(from..from + len)?);
                                 }
                             }
                         }
@@ -283,7 +284,11 @@ impl Day {
                 server.follows = true;
             }
             Some(effect) => server.under_way.push(effect),
-            None => self.feed(index),
+            None => {
+                let at = server.core.poll_timeout();
+                assert!(at.is_none_or(|at| now < at), "its task would spin");
+                self.feed(index);
+            }
         }
     }
 
@@ -334,6 +339,17 @@ impl Day {
                 Err(Remedy::RaiseFence)
             }
             (Some(_), 2) => Err(Remedy::RaiseFence),
+            // A file of which a sync failed: it is set aside.
+            (Some(Sent::Put(.., fence) | Sent::Mark(_, fence)), 5)
+                if *fence == self.target.fence && self.random.one_in(4) =>
+            {
+                let lease = self.target.lease;
+                self.target = Target {
+                    lease,
+                    ..Target::default()
+                };
+                Err(Remedy::Report)
+            }
             (_, 3) => Err(Remedy::Again { after: None }),
             (_, 4) if self.random.one_in(4) => Err(Remedy::Report),
             (Some(change), _) => {
@@ -346,6 +362,8 @@ impl Day {
                 }
             }
             (None, _) if matches!(effect, Effect::Resize { .. }) => Err(Remedy::LookWhoLeads),
+            // What was to be read is not there any more.
+            (None, _) if matches!(effect, Effect::Work { .. }) => Err(Remedy::Report),
             (None, _) => Ok(Answer::Done),
         };
         let leads = self.servers[index].level == self.level;
