@@ -178,6 +178,10 @@ async fn after_storms_and_take_overs_the_replica_is_the_newest_point() -> Result
         let differs = (0..is.len() - 512).find(|at| is[*at] != was[*at]);
         ensure!(differs.is_none(), "round {round}: differs at {differs:?}");
         std::fs::remove_file(&restored.path)?;
+        if round % 10 == 0 {
+            let faults = blobs.counts().faults;
+            println!("round {round}: the same, after {loaded:.0?} of load; {faults:?}");
+        }
         drop(held);
     }
     let done = load.finish().await?;

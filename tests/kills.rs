@@ -109,7 +109,7 @@ const fn is_rushed(number: u64) -> bool {
 
 /// Whether a replica is held against the vault afterwards, which takes a while: once for each victim in ten rounds.
 const fn is_verified(number: u64) -> bool {
-    number % 10 % 4 == 0
+    (number % 10).is_multiple_of(4)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
