@@ -3,105 +3,43 @@
 //! Azurite checks what goes over the wire, and Azure's own client and qemu-img read the result. The tests' own server
 //! behaves worse: storms of errors, answers that are lost, writes that land long after nobody waits for them.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use everpoint_format::replica::Mark;
-use everpoint_tests::rigs::clouds::{Azurite, LONG};
+use everpoint_tests::rigs::clouds::Azurite;
 use everpoint_tests::rigs::load::{Load, LoadSpec};
 use everpoint_tests::rigs::page_blobs::{FaultPlan, Late, PageBlobServer, PageBlobSpec};
-use everpoint_tests::rigs::site::{Agent, AgentSpec, Home, Server, ServerSpec, Site};
-use everpoint_tests::rigs::{control, is_soak, tool, wait};
-use everpoint_units::DiskId;
+use everpoint_tests::rigs::replica_place::{
+    CONTAINER, ReplicaPlace, blob_name, expect_disk, expect_verified, only_file, until_applied,
+    verify,
+};
+use everpoint_tests::rigs::site::{AgentSpec, Home, ServerSpec, Site};
+use everpoint_tests::rigs::{is_soak, wait};
 
 const STEP_TIME_MAX: Duration = Duration::from_secs(90);
 /// A disk that is not whole MiB. Unit: bytes.
 const ODD_LEN: u64 = (40 << 20) + 7 * 512;
+/// Where a page is spoilt. Unit: bytes.
+const SPOILT_AT: u64 = 5 << 20;
 /// The disk of the storms. Unit: bytes.
 const DISK_LEN: u64 = 64 << 20;
-const CONTAINER: &str = "disks";
-/// Permissions of a container's SAS that a replica needs, as Azure writes them.
-const NEEDED: &str = "rcwd";
-
-/// Where replicas are, in a server's configuration.
-fn replica_settings(url: &str, azure: &str) -> Result<String> {
-    let mut text = format!("[process.replica]\nurl = {url:?}\n");
-    writeln!(text, "window_ms_min = 100\nwindow_ms_max = 400")?;
-    writeln!(text, "[process.replica.azure]\n{azure}")?;
-    Ok(text)
-}
-
-/// The blob of a disk, below the prefix that the tests use.
-fn blob_name(disk: DiskId) -> String {
-    format!("site/{disk}.vhd")
-}
-
-/// Waits until the replica has everything of the disk that the server has committed, and that is a state of it.
-async fn until_applied(server: &Server, agent: &Agent) -> Result<()> {
-    let seq = agent.until_settled(server, STEP_TIME_MAX).await?;
-    wait::until("the replica has it all", STEP_TIME_MAX, async || {
-        let status = server.status().await?;
-        let disk = control::disk_of(&status, &agent.disk.0).context("it serves the disk")?;
-        let replica = disk.replica.as_ref().context("it has a replica")?;
-        let is_all = replica.level && seq <= replica.applied_through;
-        Ok((is_all && replica.staged_bytes == 0).then_some(()))
-    })
-    .await
-    .with_context(|| format!("{:?}", server.node.printed().map(|text| tail_of(&text))))
-}
-
-fn tail_of(text: &str) -> String {
-    let lines: Vec<_> = text.lines().rev().take(12).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-}
-
-/// The downloaded blob is the source, zeroes up to whole MiB, and a footer that qemu reads.
-async fn expect_disk(downloaded: &Path, source: &Path) -> Result<()> {
-    let blob = std::fs::read(downloaded)?;
-    let disk = std::fs::read(source)?;
-    let padded = disk.len().next_multiple_of(1 << 20);
-    ensure!(blob.len() == padded + 512, "{} bytes", blob.len());
-    let differs = (0..disk.len()).find(|at| blob[*at] != disk[*at]);
-    ensure!(differs.is_none(), "differs at {differs:?}");
-    ensure!(blob[disk.len()..padded].iter().all(|byte| *byte == 0));
-    let page = blob[padded..].first_chunk().context("a page")?;
-    let mark = Mark::decode(page)?.context("a mark")?;
-    ensure!(mark.sectors == disk.len() as u64 / 512);
-    ensure!(mark.applied.is_some_and(|applied| applied.is_level));
-    // qemu compares up to the shorter end, and wants zeroes behind it.
-    let args = ["compare", "-f", "vpc", "-F", "raw"].map(Into::into);
-    let paths = [downloaded, source].map(PathBuf::from);
-    let compared = tool::run("qemu-img", args.into_iter().chain(paths)).await?;
-    ensure!(compared.contains("Images are identical"), "{compared}");
-    Ok(())
-}
+/// How long changes are collected. Unit: milliseconds.
+const WINDOW_MS: (u64, u64) = (100, 400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_blob_in_azurite_is_the_disk_as_others_read_it() -> Result<()> {
     let site = Site::on("apply", Home::Directory).await?;
     let azurite = Azurite::start(&site.path(".")).await?;
-    azurite.container(CONTAINER).await?;
-    let place = azurite.with_sas(CONTAINER, NEEDED, LONG).await?;
-    let store = place.store.context("a cloud has settings")?;
-    let azure = store.replace("[process.store.azure]\n", "");
-    let url = format!("az://{CONTAINER}/site");
+    let replicas = ReplicaPlace::in_azurite(&azurite).await?;
     let spec = ServerSpec {
-        more: replica_settings(&url, &azure)?,
+        more: replicas.settings(WINDOW_MS),
         ..ServerSpec::new("server", site.vault())
     };
     let source = site.empty_image("source.raw", ODD_LEN)?;
     let (mut server, mut agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
-    let mut load = Load::start(
-        &agent.address,
-        LoadSpec {
-            zero_one_in: 8,
-            discard_one_in: 8,
-            ..LoadSpec::writes(1, 8 << 20)
-        },
-    )
-    .await?;
+    let mut load = Load::start(&agent.address, mixed_load()).await?;
     load.run_for(Duration::from_secs(4)).await?;
     // A restart in the middle: it goes on from the mark.
     server.node.kill()?;
@@ -109,7 +47,7 @@ async fn a_page_blob_in_azurite_is_the_disk_as_others_read_it() -> Result<()> {
     server.node.start().await?;
     load.run_for(Duration::from_secs(2)).await?;
     let done = load.finish().await?;
-    until_applied(&server, &agent).await?;
+    until_applied(&server, &agent, STEP_TIME_MAX).await?;
     let downloaded = site.image("downloaded.vhd");
     azurite
         .download(CONTAINER, &blob_name(agent.disk), &downloaded)
@@ -121,20 +59,75 @@ async fn a_page_blob_in_azurite_is_the_disk_as_others_read_it() -> Result<()> {
     Ok(())
 }
 
+/// The server is killed in the middle; then a page is spoilt, found, and written again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vhd_file_is_the_disk_also_when_it_is_written_again() -> Result<()> {
+    let site = Site::on("apply-file", Home::Directory).await?;
+    let dir = site.image("replicas");
+    std::fs::create_dir(&dir)?;
+    let spec = ServerSpec {
+        more: ReplicaPlace::in_directory(&dir).settings(WINDOW_MS),
+        ..ServerSpec::new("server", site.vault())
+    };
+    let source = site.empty_image("source.raw", ODD_LEN)?;
+    let (mut server, mut agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
+    let mut load = Load::start(&agent.address, mixed_load()).await?;
+    load.run_for(Duration::from_secs(3)).await?;
+    server.node.kill()?;
+    load.run_for(Duration::from_secs(1)).await?;
+    server.node.start().await?;
+    load.run_for(Duration::from_secs(2)).await?;
+    let done = load.finish().await?;
+    until_applied(&server, &agent, STEP_TIME_MAX).await?;
+    let (vault, disk) = ((&site.vault()).into(), agent.disk);
+    let file = only_file(&dir)?;
+    let url = format!("file://{}", file.display());
+    let report = expect_verified(&site, &vault, disk, &url).await?;
+    ensure!(report["newer_bytes"] == 0 && report["is_level"] == true);
+    expect_disk(&file, &source).await?;
+
+    let spoilt = File::options().read(true).write(true).open(&file)?;
+    let mut page = [0; 512];
+    spoilt.read_exact_at(&mut page, SPOILT_AT)?;
+    let was = page;
+    page[17] ^= 1;
+    spoilt.write_all_at(&page, SPOILT_AT)?;
+    let (code, report) = verify(&site, &vault, disk, &url).await?;
+    ensure!(
+        code == Some(3) && report["differing_bytes"] == 512,
+        "{code:?}, {report}"
+    );
+    let id = disk.to_string();
+    let words = ["replica", "rebuild", "--disk", &id, "--control"];
+    let rebuilt = site.everpoint(words, &[&server.node.control]).await?;
+    rebuilt.succeeded("rebuild")?;
+    wait::until("the page is written again", STEP_TIME_MAX, async || {
+        spoilt.read_exact_at(&mut page, SPOILT_AT)?;
+        Ok((page == was).then_some(()))
+    })
+    .await?;
+    until_applied(&server, &agent, STEP_TIME_MAX).await?;
+    ensure!(only_file(&dir)? == file);
+    expect_verified(&site, &vault, disk, &url).await?;
+    expect_disk(&file, &source).await?;
+    println!("{done}");
+    ensure!(agent.node.stop().await?.success() && server.node.stop().await?.success());
+    site.passed();
+    Ok(())
+}
+
 /// Storms under load with take-overs; healed, the replica is the vault's newest point.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_storms_and_take_overs_the_replica_is_the_newest_point() -> Result<()> {
-    let rounds = if is_soak() { 100 } else { 3 };
+    // In soak mode the load takes ten minutes.
+    let (rounds, half) = match is_soak() {
+        true => (100, Duration::from_secs(3)),
+        false => (3, Duration::from_secs(2)),
+    };
+    let mut loaded = Duration::ZERO;
     let site = Site::on("storms", Home::Directory).await?;
     let blobs = PageBlobServer::start(PageBlobSpec::default())?;
-    let key = site.path("account.key");
-    everpoint_tests::rigs::clouds::write_secret(&key, "a2V5")?;
-    let mut azure = String::new();
-    writeln!(azure, "account = \"everpoint\"")?;
-    writeln!(azure, "endpoint = {:?}", blobs.endpoint())?;
-    writeln!(azure, "access_key_file = {:?}", key.display().to_string())?;
-    let url = format!("az://{CONTAINER}/site");
-    let settings = replica_settings(&url, &azure)?;
+    let settings = ReplicaPlace::on(&blobs, &site)?.settings(WINDOW_MS);
     let spec = |name: &str| ServerSpec {
         commit_interval_ms: 200,
         more: settings.clone(),
@@ -153,20 +146,22 @@ async fn after_storms_and_take_overs_the_replica_is_the_newest_point() -> Result
     let mut load = Load::start(&agent.address, storm_load()).await?;
     for round in 1..=rounds {
         blobs.faults().set(storm());
-        load.run_for(Duration::from_secs(2)).await?;
+        let began = Instant::now();
+        load.run_for(half).await?;
         other.node.start().await?;
         let id = leads.id.to_string();
         let words = ["server", "take-over", "--json", "--server", &id, "--config"];
         let taken = site.everpoint(words, &[&other.config]).await?;
         taken.succeeded("take-over")?;
-        load.run_for(Duration::from_secs(2)).await?;
+        load.run_for(half).await?;
         // Who was taken over ends at its next commit; what it sent may still land.
         leads.node.wait(STEP_TIME_MAX).await?;
         std::mem::swap(&mut leads, &mut other);
         let held = load.hold().await;
+        loaded += began.elapsed();
         blobs.faults().set(FaultPlan::default());
         agent.until_state("protected", STEP_TIME_MAX).await?;
-        until_applied(&leads, &agent).await?;
+        until_applied(&leads, &agent, STEP_TIME_MAX).await?;
         wait::until("late writes have landed", STEP_TIME_MAX, async || {
             Ok((blobs.late_writes() == 0).then_some(()))
         })
@@ -183,14 +178,29 @@ async fn after_storms_and_take_overs_the_replica_is_the_newest_point() -> Result
         let differs = (0..is.len() - 512).find(|at| is[*at] != was[*at]);
         ensure!(differs.is_none(), "round {round}: differs at {differs:?}");
         std::fs::remove_file(&restored.path)?;
+        if round % 10 == 0 {
+            let faults = blobs.counts().faults;
+            println!("round {round}: the same, after {loaded:.0?} of load; {faults:?}");
+        }
         drop(held);
     }
     let done = load.finish().await?;
-    println!("{rounds} rounds; {done}; {:?}", blobs.counts().faults);
+    println!(
+        "{rounds} rounds with a take-over each, {loaded:.0?} of load; {done}; {:?}",
+        blobs.counts().faults
+    );
     ensure!(agent.node.stop().await?.success());
     leads.node.kill()?;
     site.passed();
     Ok(())
+}
+
+fn mixed_load() -> LoadSpec {
+    LoadSpec {
+        zero_one_in: 8,
+        discard_one_in: 8,
+        ..LoadSpec::writes(1, 8 << 20)
+    }
 }
 
 fn storm_load() -> LoadSpec {

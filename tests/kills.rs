@@ -6,7 +6,8 @@
 //! write order. Then what was killed starts again, and nothing that was called cached may be missing.
 //!
 //! The same on Azurite, whose objects nobody can copy at an instant: there the vault is judged before anything starts
-//! again, and while nothing can reach it that was issued after the kill.
+//! again, and while nothing can reach it that was issued after the kill. There a replica follows, too: it differs from
+//! the vault nowhere, and in the end it is the disk.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +20,10 @@ use everpoint_tests::rigs::is_soak;
 use everpoint_tests::rigs::judge::{Judge, JudgeSpec};
 use everpoint_tests::rigs::prefix::{self, Bounds, Seen};
 use everpoint_tests::rigs::record::{Promises, Record};
+use everpoint_tests::rigs::replica_place::{
+    CONTAINER, ReplicaPlace, blob_name, blob_url, expect_disk, expect_verified, until_applied,
+    until_level,
+};
 use everpoint_tests::rigs::site::{Agent, AgentSpec, Home, Server, ServerSpec, Site};
 use everpoint_tests::rigs::staged::StagedWatch;
 use everpoint_tests::rigs::vault_place::VaultPlace;
@@ -33,19 +38,22 @@ const DISK_LEN: u64 = 64 << 20;
 const WRITE_RATE: u64 = 32 << 20;
 /// What the load is at least, while everything runs. Unit: bytes a second.
 const WRITE_RATE_MIN: u64 = 20 << 20;
+/// How long a replica collects changes: so long that one who serves vault and replica keeps up. Unit: milliseconds.
+const REPLICA_WINDOW_MS: (u64, u64) = (1_000, 8_000);
 const COMMIT_INTERVAL: Duration = Duration::from_millis(300);
 const STEP_TIME_MAX: Duration = Duration::from_secs(60);
 /// Kills that hit an open PUT, of 50.
 const HITS_MIN: usize = 10;
 const BLOCK_LEN: u64 = 4096;
 
-/// Sites, and rounds on each. A new site now and then keeps histories short and begins with a new disk.
+/// Sites, and rounds on each. A new site now and then keeps histories short and begins with a new disk. Azurite serves
+/// a vault and a replica, and is slower with each object.
 fn rounds(home: Home) -> (u64, u64) {
     match (home, is_soak()) {
         (Home::Directory, false) => (5, 10),
         (Home::Directory, true) => (20, 25),
-        (Home::Azure, false) => (1, 10),
-        (Home::Azure, true) => (5, 10),
+        (Home::Azure, false) => (2, 5),
+        (Home::Azure, true) => (10, 5),
     }
 }
 
@@ -64,6 +72,8 @@ struct Totals {
     /// Kills after which a staged file was left: the PUT was open.
     hits: usize,
     restores: usize,
+    /// Of a replica, while it was written.
+    verifies: usize,
     writes: usize,
     /// Completed before kills, and how long that took.
     bytes: u64,
@@ -95,6 +105,11 @@ struct Evidence {
 /// a resync. Over 15 rounds each victim falls before and after each other.
 const fn is_rushed(number: u64) -> bool {
     number % 5 == 3
+}
+
+/// Whether a replica is held against the vault afterwards, which takes a while: once for each victim in ten rounds.
+const fn is_verified(number: u64) -> bool {
+    (number % 10).is_multiple_of(4)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,6 +190,12 @@ impl World {
         let spec = ServerSpec {
             commit_interval_ms: u64::try_from(COMMIT_INTERVAL.as_millis())?,
             log_file_len: 8 << 20,
+            more: match site.azurite() {
+                Some(azurite) => ReplicaPlace::in_azurite(azurite)
+                    .await?
+                    .settings(REPLICA_WINDOW_MS),
+                None => String::new(),
+            },
             ..ServerSpec::new("server", site.place())
         };
         let mut server = site.server(spec).await?;
@@ -264,6 +285,9 @@ impl World {
         let after = self.agent.until_state("protected", STEP_TIME_MAX).await?;
         let level_again = restarted.elapsed();
         println!(", level again in {level_again:.1?}");
+        if is_verified(number) {
+            self.judge_replica(totals).await?;
+        }
         totals.level_again_max = totals.level_again_max.max(level_again);
         if !is_rushed(number) {
             totals.bytes += bytes;
@@ -386,6 +410,23 @@ impl World {
         Ok(())
     }
 
+    /// Where there is a replica: it has what its mark says and nothing that the vault has not, while it is written.
+    async fn judge_replica(&self, totals: &mut Totals) -> Result<()> {
+        let Some(azurite) = self.site.azurite() else {
+            return Ok(());
+        };
+        until_level(&self.server, &self.agent, STEP_TIME_MAX).await?;
+        // The vault's credential reaches no other container.
+        let vault = azurite.with_key("vault")?;
+        let disk = self.agent.disk;
+        let began = Instant::now();
+        let report = expect_verified(&self.site, &vault, disk, &blob_url(disk)).await?;
+        let (took, data) = (began.elapsed(), &report["data_bytes"]);
+        println!("the replica is right, {data} bytes compared in {took:.1?}");
+        totals.verifies += 1;
+        Ok(())
+    }
+
     async fn end(mut self, totals: &mut Totals) -> Result<()> {
         let last = self.judge.mark().await?;
         totals.writes += self.judge.record(last)?.history.completed_before(last);
@@ -399,11 +440,24 @@ impl World {
             .await?;
         let source = ImageDigest::of(&self.source)?;
         source.expect_same(&ImageDigest::of(&newest.path)?, "the newest point")?;
+        expect_replica(&self.site, &self.server, &self.agent).await?;
         ensure!(self.agent.node.stop().await?.success());
         ensure!(self.server.node.stop().await?.success());
         self.site.passed();
         Ok(())
     }
+}
+
+/// Where there is a replica: what Azure's client reads is the disk.
+async fn expect_replica(site: &Site, server: &Server, agent: &Agent) -> Result<()> {
+    let Some(azurite) = site.azurite() else {
+        return Ok(());
+    };
+    until_applied(server, agent, STEP_TIME_MAX).await?;
+    let downloaded = site.image("downloaded.vhd");
+    let name = blob_name(agent.disk);
+    azurite.download(CONTAINER, &name, &downloaded).await?;
+    expect_disk(&downloaded, &agent.spec.source).await
 }
 
 /// A server that dies costs no write order: the agent goes on where the cache log ends. An agent that dies

@@ -12,6 +12,7 @@
 //! | `staged`, `vault_copy` | what a vault's directory shows |
 //! | `vault_place`, `vault_view`, `clouds` | where vaults are, what they hold, and what stands in for clouds |
 //! | `page_blobs` | Azure's page blobs where Azurite does not behave like them, and faults |
+//! | `replica_place` | where a server's replicas are, and whether one is its disk |
 //! | `handmade` | replicas made by hand |
 //! | `peak` | how much memory a process had at most |
 //! | `wait` | conditions with deadlines |
@@ -33,6 +34,7 @@ pub mod rigs {
     pub mod peak;
     pub mod prefix;
     pub mod record;
+    pub mod replica_place;
     pub mod site;
     pub mod staged;
     pub mod stamp;

@@ -7,11 +7,16 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use everpoint_tests::rigs::image::ImageDigest;
 use everpoint_tests::rigs::load::{Load, LoadSpec};
+use everpoint_tests::rigs::page_blobs::{PageBlobServer, PageBlobSpec};
 use everpoint_tests::rigs::peak::Peak;
+use everpoint_tests::rigs::replica_place::{
+    CONTAINER, ReplicaPlace, blob_name, expect_bytes, replica, until_applied, until_level,
+};
 use everpoint_tests::rigs::site::{Agent, AgentSpec, Server, ServerSpec, Site};
+use everpoint_tests::rigs::vault_place::VaultPlace;
 use everpoint_tests::rigs::wait;
 use everpoint_transport::pki::{CERTIFICATE_LIFETIME, Ca, Credentials};
 use everpoint_transport::{
@@ -33,6 +38,8 @@ const DISK_LEN: u64 = 256 << 20;
 const WRITE_RATE: u64 = 60 << 20;
 const PHASE_TIME: Duration = Duration::from_secs(3);
 const STEP_TIME_MAX: Duration = Duration::from_secs(60);
+/// For each answer of a store.
+const SLOW: Duration = Duration::from_secs(5);
 /// Connections that want in at once.
 const STRANGERS: usize = 2_000;
 /// Machines that they say they are.
@@ -48,11 +55,17 @@ struct World {
 impl World {
     async fn begin(name: &str) -> Result<Self> {
         let site = Site::new(name).await?;
+        let spec = ServerSpec::new("server", site.vault());
+        Self::with(site, spec).await
+    }
+
+    /// With a server whose vault, or whatever else, is as this says.
+    async fn with(site: Site, spec: ServerSpec) -> Result<Self> {
         let server = ServerSpec {
             memory_max: Some(SERVER_MAX),
             log_quota: 96 << 20,
             log_file_len: 8 << 20,
-            ..ServerSpec::new("server", site.vault())
+            ..spec
         };
         let agent = AgentSpec {
             memory_max: Some(AGENT_MAX),
@@ -95,10 +108,24 @@ impl World {
         agent.until_state("protected", STEP_TIME_MAX).await?;
         agent.until_settled(server, STEP_TIME_MAX).await?;
         self.within_bounds("healing")?;
-        let (vault, disk) = (self.site.vault(), self.agent.disk);
-        let restored = self.site.restore(&vault, disk, "latest", "restored.raw");
+        let (vault, disk) = (&self.server.spec.vault, self.agent.disk);
+        let restored = self.site.restore(vault, disk, "latest", "restored.raw");
         let source = ImageDigest::of(&self.agent.spec.source)?;
         source.expect_same(&ImageDigest::of(&restored.await?.path)?, "after all that")
+    }
+
+    /// Blocks are cached meanwhile.
+    async fn caches(&self) -> Result<()> {
+        let before = self.agent.disk().await?;
+        wait::until(
+            "a block that is cached meanwhile",
+            STEP_TIME_MAX,
+            async || {
+                let now = self.agent.disk().await?;
+                Ok((before.cached_block < now.cached_block).then_some(()))
+            },
+        )
+        .await
     }
 
     /// Stops the server's process where it stands.
@@ -203,6 +230,71 @@ async fn a_flood_of_tiny_changes_costs_no_more_than_the_bounds() -> Result<()> {
     world.end().await
 }
 
+/// A replica falls behind a store that takes seconds for each answer, and nothing else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_on_a_slow_store_costs_no_more_than_the_bounds() -> Result<()> {
+    let site = Site::new("slow-replica").await?;
+    let blobs = PageBlobServer::start(PageBlobSpec::default())?;
+    let spec = ServerSpec {
+        more: ReplicaPlace::on(&blobs, &site)?.settings((100, 10_000)),
+        ..ServerSpec::new("server", site.vault())
+    };
+    let mut world = World::with(site, spec).await?;
+    until_level(&world.server, &world.agent, STEP_TIME_MAX).await?;
+    world.forget()?;
+    blobs.faults().change(|plan| plan.slow = Some(SLOW));
+    let mut load = Load::start(&world.agent.address, load(14, Some(WRITE_RATE))).await?;
+    for _ in 0..3 {
+        load.run_for(PHASE_TIME).await?;
+        world.caches().await?;
+        // The vault is as fast as ever.
+        let settled = world.agent.until_settled(&world.server, STEP_TIME_MAX);
+        settled.await?;
+    }
+    world.within_bounds("a replica on a slow store")?;
+    let slow = blobs.counts().faults.slow;
+    println!("{}; {slow} slow answers", load.finish().await?);
+    ensure!(0 < slow, "nothing was slow");
+    let replica = replica(&world.server, &world.agent).await?;
+    let replica = replica.context("it has a replica")?;
+    ensure!(0 < replica.staged_bytes, "it kept up: {replica:?}");
+    blobs.faults().none();
+    until_applied(&world.server, &world.agent, STEP_TIME_MAX).await?;
+    world.within_bounds("a replica that catches up")?;
+    let blob = blobs.blob(CONTAINER, &blob_name(world.agent.disk));
+    let blob = blob.context("it is there")?.content();
+    expect_bytes(&blob, &world.agent.spec.source)?;
+    world.heal().await?;
+    world.end().await
+}
+
+/// What is not committed yet fills the cache log; agents are held back, not lost, and memory is what it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vault_on_a_slow_store_costs_no_more_than_the_bounds() -> Result<()> {
+    let site = Site::new("slow-vault").await?;
+    let blobs = PageBlobServer::start(PageBlobSpec::default())?;
+    let vault = VaultPlace {
+        url: format!("az://{CONTAINER}/vault"),
+        ..ReplicaPlace::on(&blobs, &site)?.beside(&site.vault())
+    };
+    let spec = ServerSpec::new("server", vault);
+    let mut world = World::with(site, spec).await?;
+    world.forget()?;
+    blobs.faults().change(|plan| plan.slow = Some(SLOW));
+    let mut load = Load::start(&world.agent.address, load(15, Some(WRITE_RATE))).await?;
+    for _ in 0..3 {
+        load.run_for(PHASE_TIME).await?;
+        world.caches().await?;
+    }
+    world.within_bounds("a vault on a slow store")?;
+    let slow = blobs.counts().faults.slow;
+    println!("{}; {slow} slow answers", load.finish().await?);
+    ensure!(0 < slow, "nothing was slow");
+    blobs.faults().none();
+    world.heal().await?;
+    world.end().await
+}
+
 /// Two thousand at once: handshakes that never go on, then agents with good certificates that say nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_connections_that_say_nothing_cost_the_server_no_more_than_its_bound()
@@ -213,16 +305,7 @@ async fn two_thousand_connections_that_say_nothing_cost_the_server_no_more_than_
     let crowd = Crowd::new(&world)?;
     crowd.half_open().await?;
     let links = crowd.idle().await;
-    let before = world.agent.disk().await?;
-    wait::until(
-        "a block that is cached meanwhile",
-        STEP_TIME_MAX,
-        async || {
-            let now = world.agent.disk().await?;
-            Ok((before.cached_block < now.cached_block).then_some(()))
-        },
-    )
-    .await?;
+    world.caches().await?;
     world.within_bounds("a crowd")?;
     println!("{links} of {STRANGERS} were let in for a while");
     ensure!(0 < links, "nobody was let in");

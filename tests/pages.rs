@@ -17,6 +17,7 @@ use everpoint_tests::rigs::golden;
 use everpoint_tests::rigs::handmade;
 use everpoint_tests::rigs::load::{Load, LoadSpec};
 use everpoint_tests::rigs::page_blobs::{FaultPlan, PageBlobServer, PageBlobSpec};
+use everpoint_tests::rigs::replica_place;
 use everpoint_tests::rigs::site::{AgentSpec, Home, ServerSpec, Site};
 use everpoint_tests::rigs::tool;
 use everpoint_tests::rigs::vault_place::VaultPlace;
@@ -222,20 +223,7 @@ impl World {
     }
 
     async fn verify(&self, replica: &str) -> Result<(Option<i32>, Value)> {
-        let disk = self.disk.to_string();
-        let words = [
-            "replica",
-            "verify",
-            "--json",
-            "--disk",
-            &disk,
-            "--replica",
-            replica,
-        ];
-        let ended = self.site.ask_vault(&self.vault, &words, &[]).await?;
-        let report = serde_json::from_str(&ended.stdout);
-        let report = report.with_context(|| format!("{ended:?}"))?;
-        Ok((ended.status.code(), report))
+        replica_place::verify(&self.site, &self.vault, self.disk, replica).await
     }
 }
 

@@ -88,6 +88,34 @@ impl Mount {
         })
     }
 
+    /// Mounts an empty filesystem in memory that has room for so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When mount fails.
+    pub async fn memory(directory: &Path, len: u64) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let size = format!("size={len}");
+        let words = ["-t", "tmpfs", "-o", &size, "none"].map(std::ffi::OsStr::new);
+        let args = words.into_iter().chain([directory.as_os_str()]);
+        run("mount", args).await?;
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            frozen: false,
+        })
+    }
+
+    /// Gives one in memory another size. Unit of `len`: bytes.
+    ///
+    /// # Errors
+    ///
+    /// When mount fails.
+    pub async fn resize(&mut self, len: u64) -> Result<()> {
+        let size = format!("remount,size={len}");
+        let args = ["-o".as_ref(), size.as_ref(), self.directory.as_os_str()];
+        run("mount", args).await.map(drop)
+    }
+
     /// Where it is mounted.
     pub fn directory(&self) -> &Path {
         &self.directory

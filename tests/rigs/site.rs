@@ -203,6 +203,11 @@ impl Site {
         }
     }
 
+    /// What stands in for the cloud, where the vault is in one.
+    pub fn azurite(&self) -> Option<&Azurite> {
+        self.cloud.as_ref().map(|(_, azurite)| azurite)
+    }
+
     /// The vault's directory, for what only a directory can be asked.
     ///
     /// # Panics

@@ -22,7 +22,7 @@ const QUICKSTART_BY_DEFAULT: bool = true;
 /// Tests of one end-to-end binary that run at a time, where [`SYSTEM_TEST_THREADS`] says nothing else.
 const SYSTEM_TEST_THREADS_USUAL: usize = 2;
 /// End-to-end binaries whose tests want the machine for themselves, or bear more company.
-const SYSTEM_TEST_THREADS: &[(&str, usize)] = &[("kills", 1)];
+const SYSTEM_TEST_THREADS: &[(&str, usize)] = &[("kills", 1), ("apply_bad_days", 9)];
 /// Says to the end-to-end tests where the vaults of their sites are: `azure`; not set: in directories.
 pub const HOME_VARIABLE: &str = "EVERPOINT_TEST_VAULT";
 /// What follows an end-to-end test's name where its vaults are on Azure.

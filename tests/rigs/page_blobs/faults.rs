@@ -41,6 +41,8 @@ pub struct FaultPlan {
     pub worm: bool,
     /// Connections are accepted and closed.
     pub unreachable: bool,
+    /// The service's clock is so far ahead of the client's.
+    pub clock_ahead: Option<Duration>,
     /// Copies that are started are pending for so long. Not a fault, but as Azure does it.
     pub copy_takes: Option<Duration>,
 }

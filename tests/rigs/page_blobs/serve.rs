@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::account::{Account, Circumstances};
 use super::answer::{Answer, AnswerBody};
 use super::counts::{Counts, FaultCounts, OperationKind};
+use super::dates;
 use super::faults::{Chance, FaultPlan, Faults};
 use super::refusal::Refusal;
 use super::request::{Operation, Request};
@@ -70,7 +71,8 @@ impl State {
             return Err(Closed);
         }
         let (parts, body) = request.into_parts();
-        let parsed = Request::parse(&self.account_name, &parts, SystemTime::now());
+        let now = SystemTime::now() + plan.clock_ahead.unwrap_or_default();
+        let parsed = Request::parse(&self.account_name, &parts, now);
         let operation = parsed.as_ref().map(|request| &request.operation);
         let kind = operation.map_or(OperationKind::Unknown, Operation::kind);
         let chance = self.faults.chance(&plan, kind);
@@ -105,6 +107,7 @@ impl State {
             self.fault(|faults| &mut faults.slow);
         }
         let mut answer = answered?;
+        answer.set("date", dates::http_date(now));
         answer.set(
             "x-ms-request-id",
             format!("{arrived:08x}-0000-4000-8000-000000000000"),
