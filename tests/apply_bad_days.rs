@@ -311,7 +311,7 @@ async fn a_fence_that_somebody_else_raised_stops_a_replica() -> Result<()> {
     let before = world.blob(&blobs)?;
     for _ in 0..2 {
         world
-            .goes_on_and_says(&["somebody else wrote there"])
+            .goes_on_and_says(&["somebody else wrote there", "remove it"])
             .await?;
     }
     let after = world.blob(&blobs)?;

@@ -83,7 +83,7 @@ pub enum Obstacle {
     )]
     OtherVault,
     #[error(
-        "its fence is of a later level than this server's, and the machine's path leads here: somebody else wrote there"
+        "its fence is of a later level than this server's, and the machine's path leads here: somebody else wrote there; find out who, then remove it, and it is written anew"
     )]
     StrangeFence,
     #[error("this server's level is higher than a fence can hold")]

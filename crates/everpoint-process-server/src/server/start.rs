@@ -350,6 +350,11 @@ async fn take_up(shared: &Arc<Shared>, recovered: &Recovered) -> Result<TailCore
         let Some(record) = record? else { break };
         let block = ChangeBlock::decode(record.payload)?;
         let machine = block.header().machine;
+        // Once for the tail: asking again would read the machine's path again for each of its blocks.
+        if tail.discards(machine, record.position) {
+            discarded += 1;
+            continue;
+        }
         let goes_on = match shared.registry.machine(shared, machine).await {
             Ok(handle) => {
                 let asked = handle.ask(|reply| Request::Recovered { block, reply });
