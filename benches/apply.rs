@@ -7,7 +7,7 @@
 //! | measured | against |
 //! |---|---|
 //! | puts of the page-blob client: authorised, with their CRC-64 | the same bodies by the bare HTTP client |
-//! | what is applied while the load runs | what was written meanwhile |
+//! | how late changes are applied | the load's own time: it keeps up where that does not grow |
 //! | the load, and the server's processor time for a GB | the same without a replica |
 //!
 //! Each pair in turn in one run. In the end the blob is the source. Disk, log and vault lie in memory, so that the
@@ -15,6 +15,7 @@
 //!
 //! `cargo xtask bench apply -- [--runs N] [--seconds N] [--mb N]`
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -67,6 +68,8 @@ const REQUESTS_PER_S: u64 = 4 * 500;
 const BYTES_PER_S: u64 = 4 * (60 << 20);
 /// Of four disks, at the product's default. Unit: bytes.
 const WINDOW_LEN_MAX: u64 = 4 * (512 << 20);
+/// How often it is looked how far the replica is.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STEP_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// The tests' server over TLS, and who vouches for it.
@@ -82,8 +85,8 @@ struct Passed {
     /// Seconds of processor a GB.
     server: f64,
     agent: f64,
-    /// The share of what was written that was applied when the load ended; none: there is no replica.
-    applied: Option<f64>,
+    /// How long the oldest write had waited to be applied: the most in each third of the load. Empty: no replica.
+    lags: Vec<Duration>,
     /// What the target was asked for.
     asked: ReplicaDay,
     /// From the end of the load until all was applied.
@@ -94,7 +97,7 @@ struct Passed {
 fn main() -> Result<()> {
     let brief = is_brief();
     let runs = number("--runs", if brief { 1 } else { 3 });
-    let seconds = number("--seconds", if brief { 2 } else { 40 });
+    let seconds = number("--seconds", if brief { 2 } else { 90 });
     let rate = number("--mb", if brief { 20 } else { 200 }) as u64 * 1_000_000;
     let runtime = Runtime::new()?;
     let sink = Sink::start()?;
@@ -115,7 +118,9 @@ fn main() -> Result<()> {
 }
 
 fn tell(name: &str, passed: &Passed) {
-    let applied = passed.applied.map_or_else(String::new, |share| {
+    let applied = if passed.lags.is_empty() {
+        String::new()
+    } else {
         let drained = passed.drained.as_secs_f64();
         let ReplicaDay {
             writes,
@@ -125,12 +130,13 @@ fn tell(name: &str, passed: &Passed) {
             ..
         } = passed.asked;
         format!(
-            "; applied when it ended {share:.3}, all of it {drained:.1} s later, by {writes} writes of {} MB and \
-             {reads} reads of {}",
+            "; applied {:.0?} late at most in each third, all of it {drained:.1} s after the end, by {writes} writes \
+             of {} MB and {reads} reads of {}",
+            passed.lags,
             bytes_in / 1_000_000,
             bytes_out / 1_000_000
         )
-    });
+    };
     println!(
         "{name}: {:.0} MB/s, CPU s/GB server {:.2}, agent {:.2}, server's memory {} MiB{applied}",
         passed.rate,
@@ -349,13 +355,15 @@ async fn protect(rate: u64, time: Duration, has_replica: bool) -> Result<Passed>
     let before = agent.disk().await?.resync_count;
     let began = Instant::now();
     let mut load = Load::start(&agent.address, LoadSpec::mixed(1, Some(rate))).await?;
-    load.run_for(time).await?;
+    let mut lags = Lags::default();
+    while began.elapsed() < time {
+        load.run_for(LOOK_EVERY.min(time)).await?;
+        if has_replica {
+            lags.look(began.elapsed(), &server, &agent).await?;
+        }
+    }
     let done = load.finish().await?;
     let took = began.elapsed().as_secs_f64();
-    let behind = match has_replica {
-        true => Some(behind(&server, &agent).await?),
-        false => None,
-    };
     let ended = Instant::now();
     let resyncs = agent.disk().await?.resync_count;
     ensure!(resyncs == before, "write order was given up");
@@ -366,7 +374,7 @@ async fn protect(rate: u64, time: Duration, has_replica: bool) -> Result<Passed>
         rate: written / 1e6 / took,
         server: (cpu(ids.0) - used.0).as_secs_f64() / written * 1e9,
         agent: (cpu(ids.1) - used.1).as_secs_f64() / written * 1e9,
-        applied: behind.map(|behind| 1.0 - behind),
+        lags: lags.thirds(),
         asked,
         drained: ended.elapsed(),
         memory: memory_max(ids.0),
@@ -380,14 +388,34 @@ async fn protect(rate: u64, time: Duration, has_replica: bool) -> Result<Passed>
     Ok(passed)
 }
 
-/// The share of the disk's changes that the replica does not have yet.
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-async fn behind(server: &Server, agent: &Agent) -> Result<f64> {
-    let newest = agent.status().await?.seq;
-    let status = server.status().await?;
-    let disk = control::disk_of(&status, &agent.disk.0).context("it serves the disk")?;
-    let replica = disk.replica.as_ref().context("it has a replica")?;
-    Ok(newest.saturating_sub(replica.applied_through) as f64 / newest as f64)
+/// How far the replica is behind the disk, second by second.
+#[derive(Default)]
+struct Lags {
+    /// When, and the disk's newest write then.
+    seen: VecDeque<(Duration, u64)>,
+    lags: Vec<Duration>,
+}
+
+impl Lags {
+    async fn look(&mut self, now: Duration, server: &Server, agent: &Agent) -> Result<()> {
+        self.seen.push_back((now, agent.status().await?.seq));
+        let status = server.status().await?;
+        let disk = control::disk_of(&status, &agent.disk.0).context("it serves the disk")?;
+        let replica = disk.replica.as_ref().context("it has a replica")?;
+        let applied = replica.applied_through;
+        while self.seen.front().is_some_and(|(_, seq)| *seq <= applied) {
+            self.seen.pop_front();
+        }
+        let oldest = self.seen.front().map_or(now, |(at, _)| *at);
+        self.lags.push(now - oldest);
+        Ok(())
+    }
+
+    fn thirds(&self) -> Vec<Duration> {
+        let len = self.lags.len().div_ceil(3).max(1);
+        let most = |third: &[Duration]| third.iter().max().copied().unwrap_or_default();
+        self.lags.chunks(len).map(most).collect()
+    }
 }
 
 /// What its target was asked for then.
