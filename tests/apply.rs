@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use everpoint_tests::rigs::clouds::Azurite;
-use everpoint_tests::rigs::load::{Load, LoadSpec};
+use everpoint_tests::rigs::load::{Done, Load, LoadSpec};
 use everpoint_tests::rigs::page_blobs::{FaultPlan, Late, PageBlobServer, PageBlobSpec};
 use everpoint_tests::rigs::replica_place::{
     CONTAINER, ReplicaPlace, blob_name, expect_disk, expect_verified, only_file, until_applied,
     until_level, verify,
 };
-use everpoint_tests::rigs::site::{AgentSpec, Home, ServerSpec, Site};
+use everpoint_tests::rigs::site::{Agent, AgentSpec, Home, Server, ServerSpec, Site};
 use everpoint_tests::rigs::{is_soak, wait};
 
 const STEP_TIME_MAX: Duration = Duration::from_secs(90);
@@ -28,6 +28,21 @@ const DISK_LEN: u64 = 64 << 20;
 /// How long changes are collected. Unit: milliseconds.
 const WINDOW_MS: (u64, u64) = (100, 400);
 
+/// A disk is written to; its server is killed in the middle and goes on from the replica's mark, until that has it all.
+async fn live_through_a_kill(site: &Site, spec: ServerSpec) -> Result<(Server, Agent, Done)> {
+    let source = site.empty_image("source.raw", ODD_LEN)?;
+    let (mut server, agent) = site.protect(spec, AgentSpec::new(source)).await?;
+    let mut load = Load::start(&agent.address, mixed_load()).await?;
+    load.run_for(Duration::from_secs(3)).await?;
+    server.node.kill()?;
+    load.run_for(Duration::from_secs(1)).await?;
+    server.node.start().await?;
+    load.run_for(Duration::from_secs(2)).await?;
+    let done = load.finish().await?;
+    until_applied(&server, &agent, STEP_TIME_MAX).await?;
+    Ok((server, agent, done))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_blob_in_azurite_is_the_disk_as_others_read_it() -> Result<()> {
     let site = Site::on("apply", Home::Directory).await?;
@@ -37,22 +52,12 @@ async fn a_page_blob_in_azurite_is_the_disk_as_others_read_it() -> Result<()> {
         more: replicas.settings(WINDOW_MS),
         ..ServerSpec::new("server", site.vault())
     };
-    let source = site.empty_image("source.raw", ODD_LEN)?;
-    let (mut server, mut agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
-    let mut load = Load::start(&agent.address, mixed_load()).await?;
-    load.run_for(Duration::from_secs(4)).await?;
-    // A restart in the middle: it goes on from the mark.
-    server.node.kill()?;
-    load.run_for(Duration::from_secs(1)).await?;
-    server.node.start().await?;
-    load.run_for(Duration::from_secs(2)).await?;
-    let done = load.finish().await?;
-    until_applied(&server, &agent, STEP_TIME_MAX).await?;
+    let (mut server, mut agent, done) = live_through_a_kill(&site, spec).await?;
     let downloaded = site.image("downloaded.vhd");
     azurite
         .download(CONTAINER, &blob_name(agent.disk), &downloaded)
         .await?;
-    expect_disk(&downloaded, &source).await?;
+    expect_disk(&downloaded, &agent.spec.source).await?;
     println!("{done}");
     ensure!(agent.node.stop().await?.success() && server.node.stop().await?.success());
     site.passed();
@@ -69,22 +74,13 @@ async fn a_vhd_file_is_the_disk_also_when_it_is_written_again() -> Result<()> {
         more: ReplicaPlace::in_directory(&dir).settings(WINDOW_MS),
         ..ServerSpec::new("server", site.vault())
     };
-    let source = site.empty_image("source.raw", ODD_LEN)?;
-    let (mut server, mut agent) = site.protect(spec, AgentSpec::new(source.clone())).await?;
-    let mut load = Load::start(&agent.address, mixed_load()).await?;
-    load.run_for(Duration::from_secs(3)).await?;
-    server.node.kill()?;
-    load.run_for(Duration::from_secs(1)).await?;
-    server.node.start().await?;
-    load.run_for(Duration::from_secs(2)).await?;
-    let done = load.finish().await?;
-    until_applied(&server, &agent, STEP_TIME_MAX).await?;
+    let (mut server, mut agent, done) = live_through_a_kill(&site, spec).await?;
     let (vault, disk) = ((&site.vault()).into(), agent.disk);
     let file = only_file(&dir)?;
     let url = format!("file://{}", file.display());
     let report = expect_verified(&site, &vault, disk, &url).await?;
     ensure!(report["newer_bytes"] == 0 && report["is_level"] == true);
-    expect_disk(&file, &source).await?;
+    expect_disk(&file, &agent.spec.source).await?;
 
     let spoilt = File::options().read(true).write(true).open(&file)?;
     let mut page = [0; 512];
@@ -109,7 +105,7 @@ async fn a_vhd_file_is_the_disk_also_when_it_is_written_again() -> Result<()> {
     until_applied(&server, &agent, STEP_TIME_MAX).await?;
     ensure!(only_file(&dir)? == file);
     expect_verified(&site, &vault, disk, &url).await?;
-    expect_disk(&file, &source).await?;
+    expect_disk(&file, &agent.spec.source).await?;
     println!("{done}");
     ensure!(agent.node.stop().await?.success() && server.node.stop().await?.success());
     site.passed();
