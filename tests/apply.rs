@@ -150,11 +150,8 @@ async fn after_storms_and_take_overs_the_replica_is_the_newest_point() -> Result
         // Who was taken over ends at its next commit; what it sent may still land.
         leads.node.wait(STEP_TIME_MAX).await?;
         std::mem::swap(&mut leads, &mut other);
-        // In a storm a claim may take minutes: a lease whose answer was lost ends by itself, and pauses grow.
-        blobs.faults().set(FaultPlan::default());
+        // In the storm it claims the replica, and what it sends then may land when the load is held and all is written.
         until_level(&leads, &agent, STEP_TIME_MAX).await?;
-        blobs.faults().set(storm());
-        // Now the next one writes in the storm: what it sent may land when the load is held and all is written.
         load.run_for(half).await?;
         let held = load.hold().await;
         loaded += began.elapsed();

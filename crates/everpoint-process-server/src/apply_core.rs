@@ -15,6 +15,7 @@
 //! a request that was under way under the old one either was carried out before that or never is. Whether this server
 //! still leads is asked of the machine's path, never of the target.
 
+mod back_off;
 mod effect;
 pub mod fold;
 mod known;
@@ -33,6 +34,7 @@ use everpoint_units::{
     VaultId,
 };
 
+use self::back_off::BackOff;
 pub use self::effect::{ApplyReport, ApplyState, Effect, Looked, MarkFound, Obstacle};
 use self::fold::ObjectFold;
 use self::known::Known;
@@ -126,7 +128,7 @@ pub struct ApplyCore {
     next_window: u64,
     effects: VecDeque<Effect>,
     again_at: Option<Moment>,
-    back_off: Duration,
+    back_off: BackOff,
     blocked: Option<Option<Obstacle>>,
     wants_rebuild: bool,
     hurries: bool,
@@ -154,7 +156,7 @@ impl ApplyCore {
             next_window: 1,
             effects: VecDeque::new(),
             again_at: None,
-            back_off: limits.back_off_min,
+            back_off: BackOff::new(limits.back_off_min, limits.back_off_max),
             blocked: None,
             wants_rebuild: false,
             hurries: false,
@@ -306,13 +308,15 @@ impl ApplyCore {
     /// Whether it was made.
     pub fn handle_created(&mut self, created: Result<(), Remedy>, now: Moment) {
         self.asked = false;
-        // Whatever it came to: what is there now is looked at, by the one way there is.
-        self.step = Step::Look;
         match created {
             Ok(()) => (),
             // What cannot be made, for whatever reason, is not asked for again at once.
             Err(Remedy::RaiseFence) => self.put_off(Remedy::Again { after: None }, now),
             Err(remedy) => self.put_off(remedy, now),
+        }
+        // Whatever it came to: what is there now is looked at, by the one way there is.
+        if self.step == Step::Create {
+            self.step = Step::Look;
         }
     }
 
@@ -698,11 +702,12 @@ impl ApplyCore {
 
     // -- trouble ------------------------------------------------------------------------------------
 
-    /// The same again after a pause, longer each time.
+    /// The same again after a pause, longer each time that it comes to nothing.
     fn put_off(&mut self, remedy: Remedy, now: Moment) {
         match remedy {
             Remedy::LookWhoLeads => self.step = Step::AskWhoLeads,
             Remedy::RaiseFence | Remedy::Report | Remedy::Again { .. } => {
+                let pause = self.back_off.pause(self.step);
                 if remedy == Remedy::Report {
                     self.blocked = Some(None);
                     self.step = Step::Look;
@@ -711,9 +716,7 @@ impl ApplyCore {
                     Remedy::Again { after } => after.unwrap_or_default(),
                     _ => Duration::ZERO,
                 };
-                let pause = self.back_off.max(asked_for);
-                self.back_off = (self.back_off * 2).min(self.limits.back_off_max);
-                let at = now.after(pause);
+                let at = now.after(pause.max(asked_for));
                 self.again_at = Some(self.again_at.map_or(at, |known| known.max(at)));
             }
         }
@@ -728,7 +731,7 @@ impl ApplyCore {
 
     /// Something of a window went well.
     const fn settled(&mut self) {
-        self.back_off = self.limits.back_off_min;
+        self.back_off.begin_anew();
         self.blocked = None;
     }
 

@@ -8,6 +8,7 @@
 //! Where apply goes on after a start is what the target's mark says; from there on the machine's path in the vault is
 //! read, up to what this server has committed, and then objects come as they are committed.
 
+mod lease;
 mod objects;
 mod requests;
 pub(crate) mod staging;
@@ -31,6 +32,7 @@ use crate::ownership_core::Leads;
 use crate::replicas::{Replicas, RunCount};
 use crate::shared::{Shared, chain};
 
+use lease::Lease;
 use objects::{StageError, StagedObject, Wanted, stage};
 use requests::{Answer, Arenas, Failed, ask};
 
@@ -58,6 +60,7 @@ pub(crate) struct ApplyTask {
     replicas: Arc<Replicas>,
     about: Followed,
     target: Arc<dyn PageTarget>,
+    lease: Arc<Lease>,
     core: ApplyCore,
     arenas: Arenas,
     runs: RunCount,
@@ -126,6 +129,7 @@ impl ApplyTask {
             replicas,
             about,
             target,
+            lease: Arc::new(Lease::new()),
             arenas: Arenas::new(),
             jobs: JoinSet::new(),
             feed: Feed::Idle,
@@ -213,12 +217,14 @@ impl ApplyTask {
             effect => {
                 let target = Arc::clone(&self.target);
                 let replicas = Arc::clone(&self.replicas);
+                let lease = Arc::clone(&self.lease);
                 let arenas = match &effect {
                     Effect::Work { work, .. } => self.arenas_of(work),
                     _ => Arenas::new(),
                 };
-                self.jobs
-                    .spawn(async move { Done::Asked(ask(target, replicas, arenas, effect).await) });
+                self.jobs.spawn(async move {
+                    Done::Asked(ask(target, lease, replicas, arenas, effect).await)
+                });
             }
         }
     }

@@ -349,7 +349,7 @@ impl PageTarget for AzurePages {
         self.page_list(request).await
     }
 
-    async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError> {
+    async fn resize(&self, len: ByteLen, lease: Option<LeaseId>) -> Result<(), PageError> {
         expect_pages(ByteOffset(0), len, TARGET_LEN_MAX);
         let mut request = self.request(Method::PUT)?;
         request.query("comp", "properties");
@@ -360,15 +360,16 @@ impl PageTarget for AzurePages {
         Ok(())
     }
 
-    async fn lease(&self, seconds: u32) -> Result<LeaseId, PageError> {
+    async fn lease(&self, lease: LeaseId, seconds: u32) -> Result<(), PageError> {
         let mut request = self.request(Method::PUT)?;
         request.query("comp", "lease");
         request.header("x-ms-lease-action", "acquire");
         request.header("x-ms-lease-duration", &seconds.to_string());
-        self.account.send(request).await?.lease()
+        request.header("x-ms-proposed-lease-id", &lease.to_string());
+        self.account.send(request).await.map(|_| ())
     }
 
-    async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
+    async fn release(&self, lease: LeaseId) -> Result<(), PageError> {
         let mut request = self.request(Method::PUT)?;
         request.query("comp", "lease");
         request.header("x-ms-lease-action", "release");

@@ -8,7 +8,7 @@ use everpoint_units::{ByteLen, ByteOffset, Level};
 
 use crate::error::{PageError, Refusal};
 use crate::fence::Fence;
-use crate::target::{PUT_LEN_MAX, PageRange, PageTarget, Pages, SnapshotId};
+use crate::target::{LeaseId, PUT_LEN_MAX, PageRange, PageTarget, Pages, SnapshotId};
 
 /// Length of the targets that are made: a disk of 16 MiB and a footer. Unit: bytes.
 pub const LEN: ByteLen = ByteLen((16 << 20) + 512);
@@ -32,6 +32,7 @@ pub async fn check(target: &impl PageTarget) {
     let fence = the_fence_only_rises(target, fence).await;
     only_writes_under_its_fence_take_effect(target, fence).await;
     one_lease_at_a_time(target).await;
+    a_lease_is_taken_again_and_admits_nothing_once_given_back(target).await;
     it_grows_and_shrinks(target, fence).await;
 }
 
@@ -213,35 +214,56 @@ async fn only_writes_under_its_fence_take_effect(target: &impl PageTarget, fence
 }
 
 async fn one_lease_at_a_time(target: &impl PageTarget) {
-    let lease = target.lease(LEASE_S).await.expect("nobody has one");
-    let second = target.lease(LEASE_S).await;
-    expect_refused(second.map(|_| ()), &Refusal::LeaseHeld);
+    let (one, other) = (LeaseId(1), LeaseId(2));
+    take(target, one).await;
+    expect_refused(target.lease(other, LEASE_S).await, &Refusal::LeaseHeld);
+    expect_refused(target.release(other).await, &Refusal::LeaseHeld);
     expect_refused(target.resize(LEN, None).await, &Refusal::LeaseHeld);
+    expect_refused(target.resize(LEN, Some(other)).await, &Refusal::LeaseHeld);
     let is = target.properties().await.expect("an answer");
     assert!(is.expect("it is there").is_leased);
-    target.release(&lease).await.expect("it is held");
-    let lease = target.lease(LEASE_S).await.expect("it was given back");
-    target.release(&lease).await.expect("it is held");
+    target.release(one).await.expect("it is held");
+    take(target, other).await;
+    target.release(other).await.expect("it is held");
+}
+
+async fn a_lease_is_taken_again_and_admits_nothing_once_given_back(target: &impl PageTarget) {
+    let lease = LeaseId(3);
+    take(target, lease).await;
+    take(target, lease).await;
+    target.release(lease).await.expect("it is held");
+    expect_refused(target.release(lease).await, &Refusal::LeaseHeld);
+    let late = target.resize(ByteLen(LEN.0 + 512), Some(lease)).await;
+    expect_refused(late, &Refusal::LeaseHeld);
+    let is = target.properties().await.expect("an answer");
+    let is = is.expect("it is there");
+    assert_eq!((is.len, is.is_leased), (LEN, false));
 }
 
 async fn it_grows_and_shrinks(target: &impl PageTarget, fence: Fence) {
-    let lease = target.lease(LEASE_S).await.expect("nobody has one");
+    let lease = LeaseId(u128::MAX);
+    take(target, lease).await;
     let longer = ByteLen(LEN.0 + (1 << 20));
-    target.resize(longer, Some(&lease)).await.expect("it grows");
-    target.release(&lease).await.expect("it is held");
+    target.resize(longer, Some(lease)).await.expect("it grows");
+    target.release(lease).await.expect("it is held");
     put(target, LEN.0, &[4; 512], fence).await;
-    let lease = target.lease(LEASE_S).await.expect("nobody has one");
+    take(target, lease).await;
     for len in [LEN, longer] {
-        target.resize(len, Some(&lease)).await.expect("a resize");
+        target.resize(len, Some(lease)).await.expect("a resize");
         let is = target.properties().await.expect("an answer");
         assert_eq!(is.expect("it is there").len, len);
     }
-    target.release(&lease).await.expect("it is held");
+    target.release(lease).await.expect("it is held");
     assert_eq!(read(target, LEN.0, 512).await[..], [0; 512], "it was cut");
 }
 
 async fn create(target: &impl PageTarget, fence: Fence) {
     target.create(LEN, fence).await.expect("it is not there");
+}
+
+async fn take(target: &impl PageTarget, lease: LeaseId) {
+    let taken = target.lease(lease, LEASE_S).await;
+    taken.expect("no other is held");
 }
 
 async fn put(target: &impl PageTarget, at: u64, bytes: &[u8], fence: Fence) {

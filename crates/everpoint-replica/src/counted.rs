@@ -136,16 +136,17 @@ impl PageTarget for Counted {
         self.count(RequestKind::Other, 0, changed)
     }
 
-    async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError> {
+    async fn resize(&self, len: ByteLen, lease: Option<LeaseId>) -> Result<(), PageError> {
         let resized = self.target.resize(len, lease).await;
         self.count(RequestKind::Other, 0, resized)
     }
 
-    async fn lease(&self, seconds: u32) -> Result<LeaseId, PageError> {
-        self.count(RequestKind::Other, 0, self.target.lease(seconds).await)
+    async fn lease(&self, lease: LeaseId, seconds: u32) -> Result<(), PageError> {
+        let leased = self.target.lease(lease, seconds).await;
+        self.count(RequestKind::Other, 0, leased)
     }
 
-    async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
+    async fn release(&self, lease: LeaseId) -> Result<(), PageError> {
         self.count(RequestKind::Other, 0, self.target.release(lease).await)
     }
 
@@ -223,9 +224,10 @@ mod tests {
         target.ranges(None).await.unwrap();
         let snapshot = target.snapshot().await.unwrap();
         target.changed_since(&snapshot).await.unwrap();
-        let lease = target.lease(15).await.unwrap();
-        target.resize(LEN, Some(&lease)).await.unwrap();
-        target.release(&lease).await.unwrap();
+        let lease = LeaseId(7);
+        target.lease(lease, 15).await.unwrap();
+        target.resize(LEN, Some(lease)).await.unwrap();
+        target.release(lease).await.unwrap();
         assert_eq!(sums(&traffic), ([3, 1, 8, 0], 8_192, 1_024));
 
         target.forget(&snapshot).await.unwrap();

@@ -49,6 +49,9 @@ enum Write {
     Raise(Fence),
     Put(ByteOffset, Pages, Fence),
     Clear(ByteOffset, ByteLen, Fence),
+    Resize(ByteLen, Option<LeaseId>),
+    Lease(LeaseId, u32),
+    Release(LeaseId),
 }
 
 impl<T: PageTarget> FaultyPages<T> {
@@ -84,6 +87,11 @@ impl<T: PageTarget> FaultyPages<T> {
             Write::Clear(at, len, fence) => {
                 self.target.clear(*at, *len, *fence).await.map(|()| None)
             }
+            Write::Resize(len, lease) => self.target.resize(*len, *lease).await.map(|()| None),
+            Write::Lease(lease, seconds) => {
+                self.target.lease(*lease, *seconds).await.map(|()| None)
+            }
+            Write::Release(lease) => self.target.release(*lease).await.map(|()| None),
         }
     }
 
@@ -157,16 +165,16 @@ impl<T: PageTarget> PageTarget for FaultyPages<T> {
         self.target.changed_since(snapshot).await
     }
 
-    async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError> {
-        self.target.resize(len, lease).await
+    async fn resize(&self, len: ByteLen, lease: Option<LeaseId>) -> Result<(), PageError> {
+        self.meet(Write::Resize(len, lease)).await.map(|_| ())
     }
 
-    async fn lease(&self, seconds: u32) -> Result<LeaseId, PageError> {
-        self.target.lease(seconds).await
+    async fn lease(&self, lease: LeaseId, seconds: u32) -> Result<(), PageError> {
+        self.meet(Write::Lease(lease, seconds)).await.map(|_| ())
     }
 
-    async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
-        self.target.release(lease).await
+    async fn release(&self, lease: LeaseId) -> Result<(), PageError> {
+        self.meet(Write::Release(lease)).await.map(|_| ())
     }
 
     async fn snapshot(&self) -> Result<SnapshotId, PageError> {

@@ -61,8 +61,7 @@ struct State {
     open: Option<Open>,
     /// Why there is none, if a sync of it failed.
     lost: Option<Refusal>,
-    lease: Option<u64>,
-    lease_count: u64,
+    lease: Option<LeaseId>,
 }
 
 /// The file while this process has it locked.
@@ -294,11 +293,11 @@ impl Shared {
         Ok(to)
     }
 
-    fn resize(&self, len: u64, lease: Option<&LeaseId>) -> Result<(), PageError> {
+    fn resize(&self, len: u64, lease: Option<LeaseId>) -> Result<(), PageError> {
         let _alone = self.writes.blocking_write();
         let mut state = self.lock();
         self.set_aside(&mut state)?;
-        if state.lease.map(|held| held.to_string()).as_ref() != lease.map(|lease| &lease.0) {
+        if state.lease != lease {
             return Err(Refusal::LeaseHeld.into());
         }
         let missing = state.missing();
@@ -310,20 +309,19 @@ impl Shared {
         synced.map_err(|NotDurable| self.not_durable(&mut state))
     }
 
-    fn lease(&self) -> Result<LeaseId, PageError> {
+    fn lease(&self, lease: LeaseId) -> Result<(), PageError> {
         let mut state = self.lock();
         self.set_aside(&mut state)?;
-        if state.lease.is_some() {
+        if state.lease.is_some_and(|held| held != lease) {
             return Err(Refusal::LeaseHeld.into());
         }
-        state.lease_count += 1;
-        state.lease = Some(state.lease_count);
-        Ok(LeaseId(state.lease_count.to_string()))
+        state.lease = Some(lease);
+        Ok(())
     }
 
-    fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
+    fn release(&self, lease: LeaseId) -> Result<(), PageError> {
         let mut state = self.lock();
-        if state.lease.map(|held| held.to_string()).as_ref() != Some(&lease.0) {
+        if state.lease != Some(lease) {
             return Err(Refusal::LeaseHeld.into());
         }
         state.lease = None;
@@ -454,20 +452,18 @@ impl PageTarget for VhdFile {
         Err(Refusal::NoDifference.into())
     }
 
-    async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError> {
+    async fn resize(&self, len: ByteLen, lease: Option<LeaseId>) -> Result<(), PageError> {
         expect_pages(ByteOffset(0), len, TARGET_LEN_MAX);
-        let lease = lease.cloned();
-        self.blocking(move |shared| shared.resize(len.0, lease.as_ref()))
+        self.blocking(move |shared| shared.resize(len.0, lease))
             .await
     }
 
-    async fn lease(&self, _seconds: u32) -> Result<LeaseId, PageError> {
-        self.blocking(Shared::lease).await
+    async fn lease(&self, lease: LeaseId, _seconds: u32) -> Result<(), PageError> {
+        self.blocking(move |shared| shared.lease(lease)).await
     }
 
-    async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
-        let lease = lease.clone();
-        self.blocking(move |shared| shared.release(&lease)).await
+    async fn release(&self, lease: LeaseId) -> Result<(), PageError> {
+        self.blocking(move |shared| shared.release(lease)).await
     }
 
     async fn snapshot(&self) -> Result<SnapshotId, PageError> {

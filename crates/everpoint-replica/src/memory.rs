@@ -30,8 +30,7 @@ struct State {
     now: Image,
     snapshots: BTreeMap<u64, Image>,
     snapshot_count: u64,
-    lease: Option<u64>,
-    lease_count: u64,
+    lease: Option<LeaseId>,
 }
 
 /// Sectors that were written, by their place on the disk. A snapshot shares them.
@@ -213,10 +212,9 @@ impl PageTarget for MemoryPages {
         })
     }
 
-    async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError> {
+    async fn resize(&self, len: ByteLen, lease: Option<LeaseId>) -> Result<(), PageError> {
         self.with(|state| {
-            let held = state.lease.map(|lease| lease.to_string());
-            if held.as_ref() != lease.map(|lease| &lease.0) {
+            if state.lease != lease {
                 return Err(Refusal::LeaseHeld.into());
             }
             state.len = len.0;
@@ -226,20 +224,19 @@ impl PageTarget for MemoryPages {
         })
     }
 
-    async fn lease(&self, _seconds: u32) -> Result<LeaseId, PageError> {
+    async fn lease(&self, lease: LeaseId, _seconds: u32) -> Result<(), PageError> {
         self.with(|state| {
-            if state.lease.is_some() {
+            if state.lease.is_some_and(|held| held != lease) {
                 return Err(Refusal::LeaseHeld.into());
             }
-            state.lease_count += 1;
-            state.lease = Some(state.lease_count);
-            Ok(LeaseId(state.lease_count.to_string()))
+            state.lease = Some(lease);
+            Ok(())
         })
     }
 
-    async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
+    async fn release(&self, lease: LeaseId) -> Result<(), PageError> {
         self.with(|state| {
-            if state.lease.map(|held| held.to_string()).as_ref() != Some(&lease.0) {
+            if state.lease != Some(lease) {
                 return Err(Refusal::LeaseHeld.into());
             }
             state.lease = None;

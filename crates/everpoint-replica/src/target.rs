@@ -63,9 +63,9 @@ pub struct PageRange {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct SnapshotId(pub String);
 
-/// Who holds a lease.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct LeaseId(pub String);
+/// A lease, named by who takes it: drawn at random, and shown as the GUID that Azure wants.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct LeaseId(pub u128);
 
 /// One target: a sparse array of 512-byte pages, written in place.
 ///
@@ -108,19 +108,36 @@ pub trait PageTarget: fmt::Debug + Send + Sync {
     async fn changed_since(&self, snapshot: &SnapshotId) -> Result<Vec<PageRange>, PageError>;
 
     /// Changes its length. Who holds a lease must say it. What is cut off is gone.
-    async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError>;
+    async fn resize(&self, len: ByteLen, lease: Option<LeaseId>) -> Result<(), PageError>;
 
-    /// Takes a lease for `seconds`, 15 to [`LEASE_S_MAX`], if nobody has one.
-    async fn lease(&self, seconds: u32) -> Result<LeaseId, PageError>;
+    /// Takes this lease for `seconds`, 15 to [`LEASE_S_MAX`], from now on, if no other is held
+    /// ([`Refusal::LeaseHeld`](crate::Refusal::LeaseHeld)). Who has heard no answer asks for the same again.
+    async fn lease(&self, lease: LeaseId, seconds: u32) -> Result<(), PageError>;
 
-    /// Gives a lease back.
-    async fn release(&self, lease: &LeaseId) -> Result<(), PageError>;
+    /// Gives a lease back; refused where that one is not held
+    /// ([`Refusal::LeaseHeld`](crate::Refusal::LeaseHeld)).
+    async fn release(&self, lease: LeaseId) -> Result<(), PageError>;
 
     /// Keeps the present state under a name of its own.
     async fn snapshot(&self) -> Result<SnapshotId, PageError>;
 
     /// Forgets a snapshot.
     async fn forget(&self, snapshot: &SnapshotId) -> Result<(), PageError>;
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (high, low) = (self.0 >> 64, self.0 & u128::from(u64::MAX));
+        let (a, b, c) = (high >> 32, (high >> 16) & 0xffff, high & 0xffff);
+        let (d, e) = (low >> 48, low & 0xffff_ffff_ffff);
+        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseId({self})")
+    }
 }
 
 impl Pages {
@@ -176,4 +193,19 @@ pub fn expect_pages(at: ByteOffset, len: ByteLen, len_max: u64) {
     let whole = at.0.is_multiple_of(SECTOR_LEN) && len.0.is_multiple_of(SECTOR_LEN);
     assert!(whole, "{at} and {len} are not whole sectors");
     assert!(0 < len.0 && len.0 <= len_max, "{len} at {at} at once");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_shown_as_a_guid() {
+        let lease = LeaseId(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+        assert_eq!(lease.to_string(), "01234567-89ab-cdef-0011-223344556677");
+        assert_eq!(
+            LeaseId(1).to_string(),
+            "00000000-0000-0000-0000-000000000001"
+        );
+    }
 }

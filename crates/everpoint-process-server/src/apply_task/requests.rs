@@ -10,15 +10,13 @@ use everpoint_format::vhd::FOOTER_LEN;
 use everpoint_replica::{Cause, Fence, PageError, PageTarget, Pages, Remedy};
 use everpoint_units::{ByteLen, ByteOffset, Extent, SECTOR_LEN};
 
+use super::lease::{Lease, Unresized};
 use super::staging::Arena;
 use crate::apply_core::{Effect, Looked, MarkFound, PageWork, PartFrom, WorkPart};
 use crate::blocking::blocking;
 use crate::clock::wall_time;
 use crate::replicas::Replicas;
 use crate::shared::chain;
-
-/// How long the lease is taken for. Source: Azure REST reference, "Lease Blob": at least 15 s. Unit: seconds.
-const LEASE_S: u32 = 15;
 
 /// What became of a request.
 pub(super) enum Answer {
@@ -77,6 +75,7 @@ impl Failed {
 /// If it is none.
 pub(super) async fn ask(
     target: Arc<dyn PageTarget>,
+    lease: Arc<Lease>,
     replicas: Arc<Replicas>,
     arenas: Arenas,
     effect: Effect,
@@ -98,13 +97,22 @@ pub(super) async fn ask(
             let created = target.create(len, fence).await;
             Answer::Created(created.map_err(|error| Failed::write(&error)))
         }
-        Effect::Lease => Answer::Leased(lease(&*target).await),
+        Effect::Lease => {
+            let passed = lease.pass(&*target).await;
+            Answer::Leased(passed.map_err(|error| Failed::read(&error)))
+        }
         Effect::Raise { to } => {
             let raised = target.raise(to).await;
             Answer::Raised(raised.map_err(|error| Failed::write(&error)))
         }
         Effect::ReadMark { at } => Answer::Mark(read_mark(&*target, at).await),
-        Effect::Resize { len, fence } => Answer::Done(resize(&*target, len, fence).await),
+        Effect::Resize { len, fence } => {
+            let resized = lease.resize(&*target, len, fence).await;
+            Answer::Done(resized.map_err(|unresized| match unresized {
+                Unresized::NotAsked(error) => Failed::read(&error),
+                Unresized::Asked(error) => Failed::write(&error),
+            }))
+        }
         Effect::PutMark { at, mark, fence } => {
             let page = Bytes::copy_from_slice(&mark.encode(wall_time()));
             let put = target.put(at, &Pages::from(page), fence).await;
@@ -122,31 +130,6 @@ pub(super) async fn ask(
             unreachable!("not asked of the target")
         }
     }
-}
-
-async fn lease(target: &dyn PageTarget) -> Result<(), Failed> {
-    let lease = target.lease(LEASE_S).await;
-    let lease = lease.map_err(|error| Failed::read(&error))?;
-    let released = target.release(&lease).await;
-    released.map_err(|error| Failed::read(&error))
-}
-
-/// Under a lease the fence is looked at once more: nobody raises it and measures before the lease is over.
-async fn resize(target: &dyn PageTarget, len: ByteLen, fence: Fence) -> Result<(), Failed> {
-    let lease = target.lease(LEASE_S).await;
-    let lease = lease.map_err(|error| Failed::read(&error))?;
-    let is = target.properties().await;
-    let is = is.map_err(|error| Failed::read(&error))?;
-    let resized = match is {
-        Some(is) if is.fence == fence => target.resize(len, Some(&lease)).await,
-        _ => Err(PageError::Fenced { fence }),
-    };
-    // One that is not given back ends by itself.
-    let released = target.release(&lease).await;
-    if let Err(error) = released {
-        tracing::debug!(error = chain(&error), "a lease ends by itself");
-    }
-    resized.map_err(|error| Failed::write(&error))
 }
 
 async fn read_mark(target: &dyn PageTarget, at: ByteOffset) -> Result<MarkFound, Failed> {

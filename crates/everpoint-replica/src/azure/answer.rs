@@ -12,7 +12,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::error::{Cause, PageError, Refusal};
 use crate::fence::Fence;
-use crate::target::{CopyState, LeaseId, Properties, SnapshotId};
+use crate::target::{CopyState, Properties, SnapshotId};
 
 /// How far a clock may be off. Source: Azure REST reference, "Authorize with Shared Key". Unit: minutes.
 const CLOCK_MINUTES_MAX: i64 = 15;
@@ -154,12 +154,6 @@ impl Answer {
         let number = self.number("x-ms-blob-sequence-number");
         let fence = number.and_then(Fence::from_number);
         fence.ok_or_else(|| nonsense("the sequence number"))
-    }
-
-    pub(super) fn lease(&self) -> Result<LeaseId, PageError> {
-        let lease = self.text("x-ms-lease-id");
-        let lease = lease.map(|lease| LeaseId(lease.to_owned()));
-        lease.ok_or_else(|| nonsense("the lease"))
     }
 
     pub(super) fn snapshot(&self) -> Result<SnapshotId, PageError> {

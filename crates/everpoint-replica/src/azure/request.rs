@@ -66,9 +66,9 @@ impl Request {
         self.asked.fence = Some(fence);
     }
 
-    pub(super) fn lease(&mut self, lease: Option<&LeaseId>) {
+    pub(super) fn lease(&mut self, lease: Option<LeaseId>) {
         if let Some(lease) = lease {
-            self.header("x-ms-lease-id", &lease.0);
+            self.header("x-ms-lease-id", &lease.to_string());
         }
     }
 

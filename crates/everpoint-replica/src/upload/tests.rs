@@ -230,13 +230,13 @@ async fn what_exists_after_a_lost_answer_is_told_apart_by_its_fence() {
         async fn changed_since(&self, at: &SnapshotId) -> Result<Vec<PageRange>, PageError> {
             self.0.changed_since(at).await
         }
-        async fn resize(&self, len: ByteLen, lease: Option<&LeaseId>) -> Result<(), PageError> {
+        async fn resize(&self, len: ByteLen, lease: Option<LeaseId>) -> Result<(), PageError> {
             self.0.resize(len, lease).await
         }
-        async fn lease(&self, seconds: u32) -> Result<LeaseId, PageError> {
-            self.0.lease(seconds).await
+        async fn lease(&self, lease: LeaseId, seconds: u32) -> Result<(), PageError> {
+            self.0.lease(lease, seconds).await
         }
-        async fn release(&self, lease: &LeaseId) -> Result<(), PageError> {
+        async fn release(&self, lease: LeaseId) -> Result<(), PageError> {
             self.0.release(lease).await
         }
         async fn snapshot(&self) -> Result<SnapshotId, PageError> {

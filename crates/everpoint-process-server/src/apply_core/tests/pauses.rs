@@ -102,6 +102,45 @@ fn what_cannot_be_made_is_asked_for_again_after_a_pause_that_grows() {
 }
 
 #[test]
+fn a_step_that_gets_on_lets_the_next_begin_with_a_short_pause() {
+    let mut core = core();
+    let (first, fence) = (limits().back_off_min, Fence::first_of(Level(1)));
+    let fence = fence.expect("a low level");
+    let target = Looked::Target {
+        len: ByteLen(1 << 20),
+        fence,
+    };
+    let mut now = NOW;
+    let pause = |core: &mut ApplyCore, now: &mut Moment| {
+        assert_eq!(core.poll(*now), None);
+        let at = core.poll_timeout().expect("it is tried again");
+        let pause = at.since(*now);
+        *now = at;
+        pause
+    };
+    for times in [1, 2, 4] {
+        assert_eq!(core.poll(now), Some(Effect::Look));
+        core.handle_look(Err(AGAIN), now);
+        assert_eq!(pause(&mut core, &mut now), first * times);
+    }
+    // Another's lease: each time it is looked and the fence raised before it is asked for.
+    let mut raised = fence;
+    for times in [1, 2, 4] {
+        assert_eq!(core.poll(now), Some(Effect::Look));
+        core.handle_look(Ok(target), now);
+        let Some(Effect::Raise { to }) = core.poll(now) else {
+            panic!("the fence is raised");
+        };
+        assert!(raised < to);
+        raised = to;
+        core.handle_raised(Ok(to), now);
+        assert_eq!(core.poll(now), Some(Effect::Lease));
+        core.handle_leased(Err(Remedy::Report), now);
+        assert_eq!(pause(&mut core, &mut now), first * times);
+    }
+}
+
+#[test]
 fn a_target_that_is_gone_is_made_and_filled_anew() {
     let mut core = core();
     claim(&mut core);

@@ -173,7 +173,7 @@ async fn a_failed_file_that_cannot_be_set_aside_refuses_everything_until_it_can(
     is_not_set_aside(target.raise(fence(2)).await);
     is_not_set_aside(target.create(LEN, fence(2)).await);
     is_not_set_aside(target.resize(LEN, None).await);
-    is_not_set_aside(target.lease(15).await);
+    is_not_set_aside(target.lease(LeaseId(1), 15).await);
 
     std::fs::remove_dir(rig.aside()).unwrap();
     assert_eq!(target.properties().await.unwrap(), None);
