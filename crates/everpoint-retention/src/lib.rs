@@ -9,7 +9,7 @@
 //! | `machine` | what a machine's objects say, walked once                           |
 //! | `point`   | which instant `latest`, a name, a time or `seq:N` is                |
 //! | `listing` | points and disks as data to print                                   |
-//! | `restore` | one disk, or all disks of a machine, as of one `Seq`, as images or blobs; what a replica holds |
+//! | `restore` | one disk, or all disks of a machine, as of one `Seq`, as images or blobs; what a replica holds; what differs between points |
 //! | `check`   | everything in a vault that is not as it should be                   |
 //!
 //! What prints (ids, instants, positions) is plain data that serialises; how it looks is the caller's.
@@ -33,7 +33,8 @@ pub use listing::{
 pub use machine::{DamageNote, LoadedMachine, Subject, find_machine, load_machine, load_machines};
 pub use point::{At, NoPoint, ParseAtError, PointError};
 pub use restore::{
-    BlobError, BlobRestored, BlobTarget, Differing, DiskAt, ImageFormat, OutputError, Progress,
-    ReplicaPlace, ReplicaReport, RestoreConfig, RestoreError, RestoreRequest, Restored,
-    RestoredDisk, bring_to_point, restore, restore_to_blob, verify_replica,
+    BlobError, BlobRestored, BlobTarget, ChangedExtent, Differing, DiskAt, ImageFormat,
+    OutputError, PointDiff, Progress, ReplicaPlace, ReplicaReport, RestoreConfig, RestoreError,
+    RestoreRequest, Restored, RestoredDisk, bring_to_point, diff_points, restore, restore_to_blob,
+    verify_replica,
 };

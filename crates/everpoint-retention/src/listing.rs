@@ -249,7 +249,7 @@ impl DiskState {
 }
 
 impl Instant {
-    fn of(loaded: &LoadedMachine, seq: Seq) -> Self {
+    pub(crate) fn of(loaded: &LoadedMachine, seq: Seq) -> Self {
         Self {
             seq,
             time: loaded.history().time_of(seq),

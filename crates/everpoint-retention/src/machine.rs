@@ -9,7 +9,9 @@ use everpoint_format::name;
 use everpoint_format::object::ObjectChecksum;
 use everpoint_journal::history::{Broken, MachineHistory, NotAPoint, Span};
 use everpoint_journal::path::{Damage, PathEnd};
-use everpoint_units::{DiskId, JournalId, MachineId, ObjectNo, Seq, VaultId, WallTime};
+use everpoint_units::{
+    ByteLen, DiskId, JournalId, MachineId, ObjectNo, SECTOR_LEN, Seq, VaultId, WallTime,
+};
 use everpoint_vault::Vault;
 use everpoint_vault::history::{list_machines, walk, walk_all};
 use serde::Serialize;
@@ -181,6 +183,12 @@ impl LoadedMachine {
         } else {
             Err(LoadError::DiskNotSeen { disk, damaged })
         }
+    }
+
+    /// The disk's size as of `seq`; nothing where the machine has no such disk.
+    pub(crate) fn size_of(&self, disk: DiskId, seq: Seq) -> ByteLen {
+        let history = self.history.disks().get(&disk);
+        ByteLen(history.map_or(0, |history| history.sectors_at(seq)) * SECTOR_LEN)
     }
 
     /// How its path ends.

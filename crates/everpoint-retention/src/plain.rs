@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::Path;
 
-use everpoint_units::{ByteLen, Seq, WallTime};
+use everpoint_units::{ByteLen, ByteOffset, Seq, WallTime};
 use serde::{Serialize, Serializer};
 
 pub(crate) fn text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -25,6 +25,10 @@ pub(crate) fn seq<S: Serializer>(value: &Seq, serializer: S) -> Result<S::Ok, S:
 }
 
 pub(crate) fn bytes<S: Serializer>(value: &ByteLen, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(value.0)
+}
+
+pub(crate) fn offset<S: Serializer>(value: &ByteOffset, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(value.0)
 }
 

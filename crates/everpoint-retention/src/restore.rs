@@ -16,6 +16,7 @@
 mod blob;
 mod changes;
 mod compare;
+mod diff;
 mod fetch;
 mod image;
 mod output;
@@ -41,6 +42,7 @@ use crate::plain;
 use crate::point::{At, PointError};
 
 pub use blob::{BlobError, BlobRestored, BlobTarget, DiskAt, bring_to_point, restore_to_blob};
+pub use diff::{ChangedExtent, PointDiff, diff_points};
 pub use output::OutputError;
 pub use verify::{Differing, ReplicaPlace, ReplicaReport, verify_replica};
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use everpoint_format::record::NAME_LEN_MAX;
-use everpoint_retention::{BookmarkClass, PointList, Subject, list_points};
+use everpoint_retention::{
+    At, BookmarkClass, PointDiff, PointList, Subject, diff_points, list_points,
+};
 use everpoint_units::{DiskId, MachineId, WallTime};
 use everpoint_wire::control::control_answer::Answer;
 use everpoint_wire::control::control_request::Request;
@@ -16,6 +18,7 @@ use crate::control::{ask, not_understood};
 use crate::disk;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Table};
+use crate::progress::Bar;
 use crate::vault::VaultArg;
 
 /// Longest wait for a commit: longer than any that is worth waiting for at a prompt.
@@ -26,6 +29,8 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 pub(crate) enum Command {
     /// List what can be restored of a machine or a disk.
     List(List),
+    /// Show which extents of a disk differ between two points, and how much that is.
+    Diff(Diff),
     /// Mark this instant with a name, on all disks of the agent's machine.
     Create(Create),
 }
@@ -49,6 +54,28 @@ struct Whose {
     /// This disk alone.
     #[arg(long, value_name = "ID")]
     disk: Option<DiskId>,
+}
+
+/// Which points.
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    vault: VaultArg,
+    /// The disk.
+    #[arg(long, value_name = "ID")]
+    disk: DiskId,
+    /// The disk's machine: saves a search through the vault.
+    #[arg(long, value_name = "ID")]
+    machine: Option<MachineId>,
+    /// List every extent, not only how much they are.
+    #[arg(long)]
+    extents: bool,
+    /// One point: latest, latest-app, a bookmark's name, an RFC 3339 time or seq:N.
+    #[arg(value_name = "FROM")]
+    from: At,
+    /// The point that is held against it.
+    #[arg(value_name = "TO")]
+    to: At,
 }
 
 /// Which bookmark.
@@ -83,8 +110,23 @@ pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
             let points = list_points(&vault, subject, args.whose.machine).await?;
             output::print(json, &points, lines)
         }
+        Command::Diff(args) => diff(args, json).await,
         Command::Create(args) => create(args, json).await,
     }
+}
+
+async fn diff(args: &Diff, json: bool) -> Result<(), Failure> {
+    let vault = args.vault.open().await?;
+    let bar = Bar::new("comparing");
+    let show = |progress: &_| bar.show(progress);
+    let points = (&args.from, &args.to);
+    let found = diff_points(&vault, args.disk, args.machine, points, &show).await;
+    bar.bar.finish_and_clear();
+    let mut found = found?;
+    if !args.extents {
+        found.extents = None;
+    }
+    output::print(json, &found, difference)
 }
 
 async fn create(args: &Create, json: bool) -> Result<(), Failure> {
@@ -175,6 +217,40 @@ fn lines(points: &PointList) -> String {
         text.push_str(&bookmarks.render());
     }
     for note in &points.damage {
+        text.push_str(&output::escape_lines(&format!("damage: {}\n", note.what)));
+    }
+    text
+}
+
+fn difference(found: &PointDiff) -> String {
+    let mut facts = Table::plain();
+    facts.row(["machine", &found.machine.to_string()]);
+    facts.row(["disk", &found.disk.to_string()]);
+    for (name, point, size) in [
+        ("from", found.from, found.from_size_bytes),
+        ("to", found.to, found.to_size_bytes),
+    ] {
+        let (position, time) = (disk::position(Some(point)), disk::time(Some(point)));
+        let size = output::bytes(size.0);
+        facts.row([name, &format!("{position}, {time}, {size}")]);
+    }
+    facts.row(["changed", &output::bytes(found.changed_bytes.0)]);
+    facts.row(["of that zeroed", &output::bytes(found.zeroed_bytes.0)]);
+    facts.row(["extents", &found.extent_count.to_string()]);
+    let mut text = facts.render();
+    if let Some(extents) = &found.extents {
+        let mut table = Table::new(&["offset", "bytes", "now"]);
+        for extent in extents {
+            table.row([
+                extent.at.0.to_string(),
+                extent.len.0.to_string(),
+                if extent.is_zero { "zeroes" } else { "data" }.to_owned(),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&table.render());
+    }
+    for note in &found.damage {
         text.push_str(&output::escape_lines(&format!("damage: {}\n", note.what)));
     }
     text

@@ -125,7 +125,7 @@ impl Restoring<'_> {
     }
 
     /// Hands over the disk's sections of these objects, in path order, and whether each is part of its history.
-    async fn read_sections(
+    pub(super) async fn read_sections(
         &self,
         disk: &WantedDisk,
         walked: &[WalkedObject],

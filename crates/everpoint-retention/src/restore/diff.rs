@@ -1,0 +1,294 @@
+//! What differs between two points of a disk: from indexes alone, no frame is read.
+//!
+//! Sectors are the same where one record gives them at both points, or none does. What was written between the points
+//! counts as changed whatever was written, also bytes that were there before.
+
+use everpoint_journal::extent_map::{ExtentMap, Run};
+use everpoint_units::{ByteLen, ByteOffset, DiskId, Lba, MachineId, SECTOR_LEN, Seq};
+use everpoint_vault::Vault;
+use serde::Serialize;
+
+use super::changes::{Sectors, sectors_of};
+use super::{
+    ImageFormat, Progress, RestoreConfig, RestoreError, Restoring, Subject, WantedDisk, locate,
+};
+use crate::listing::Instant;
+use crate::machine::DamageNote;
+use crate::plain;
+use crate::point::At;
+
+/// Two points of one disk, held against each other.
+#[derive(Clone, Debug, Serialize)]
+pub struct PointDiff {
+    #[serde(serialize_with = "plain::text")]
+    pub machine: MachineId,
+    #[serde(serialize_with = "plain::text")]
+    pub disk: DiskId,
+    pub from: Instant,
+    pub to: Instant,
+    /// The disk's size at each of them.
+    #[serde(serialize_with = "plain::bytes")]
+    pub from_size_bytes: ByteLen,
+    #[serde(serialize_with = "plain::bytes")]
+    pub to_size_bytes: ByteLen,
+    /// Bytes that `to` has otherwise than `from`, those that became zeroes included. What lies beyond the smaller of
+    /// the two sizes counts where it holds data.
+    #[serde(serialize_with = "plain::bytes")]
+    pub changed_bytes: ByteLen,
+    /// Bytes of those that read as zeroes at `to`, or are beyond its end.
+    #[serde(serialize_with = "plain::bytes")]
+    pub zeroed_bytes: ByteLen,
+    pub extent_count: usize,
+    /// Rising, disjoint; two that touch are of different kinds. `None` where nobody asked for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extents: Option<Vec<ChangedExtent>>,
+    /// What is damaged in the machine's history.
+    pub damage: Vec<DamageNote>,
+}
+
+/// Bytes that are not what they were.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct ChangedExtent {
+    #[serde(serialize_with = "plain::offset")]
+    pub at: ByteOffset,
+    #[serde(serialize_with = "plain::bytes")]
+    pub len: ByteLen,
+    /// They read as zeroes now.
+    pub is_zero: bool,
+}
+
+/// Holds two points of a disk against each other; which of them is older does not matter.
+///
+/// # Errors
+///
+/// See [`RestoreError`].
+pub async fn diff_points(
+    vault: &Vault,
+    disk: DiskId,
+    machine: Option<MachineId>,
+    (from, to): (&At, &At),
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<PointDiff, RestoreError> {
+    let (header, loaded, _) = locate(vault, Subject::Disk(disk), machine).await?;
+    let (from, to) = (
+        loaded.resolve(Some(disk), from)?,
+        loaded.resolve(Some(disk), to)?,
+    );
+    let config = RestoreConfig::default();
+    let restoring = Restoring {
+        vault,
+        header,
+        config: &config,
+        loaded,
+        seq: from.max(to),
+        format: ImageFormat::Raw,
+        progress,
+    };
+    let extents = restoring.differing(disk, from, to).await?;
+    let loaded = &restoring.loaded;
+    let sum = |of: &dyn Fn(&&ChangedExtent) -> bool| {
+        ByteLen(extents.iter().filter(of).map(|extent| extent.len.0).sum())
+    };
+    Ok(PointDiff {
+        machine: loaded.machine(),
+        disk,
+        from: Instant::of(loaded, from),
+        to: Instant::of(loaded, to),
+        from_size_bytes: loaded.size_of(disk, from),
+        to_size_bytes: loaded.size_of(disk, to),
+        changed_bytes: sum(&|_| true),
+        zeroed_bytes: sum(&|extent| extent.is_zero),
+        extent_count: extents.len(),
+        extents: Some(extents),
+        damage: loaded.damage().to_vec(),
+    })
+}
+
+impl Restoring<'_> {
+    async fn differing(
+        &self,
+        disk: DiskId,
+        from: Seq,
+        to: Seq,
+    ) -> Result<Vec<ChangedExtent>, RestoreError> {
+        let wanted = WantedDisk {
+            disk,
+            name: String::new(),
+            size: self.loaded.size_of(disk, to),
+            index: 0,
+            count: 1,
+        };
+        let (mut old, mut new) = (ExtentMap::new(from), ExtentMap::new(to));
+        let walked: Vec<_> = self.loaded.objects_up_to(self.seq).collect();
+        self.read_sections(&wanted, &walked, |object, index, section, is_folded| {
+            if is_folded {
+                old.fold(section, object.ordinal, index);
+                new.fold(section, object.ordinal, index);
+            }
+        })
+        .await?;
+        let old = inside(&old, self.loaded.size_of(disk, from));
+        let new = inside(&new, wanted.size);
+        Ok(differing(&old, &new))
+    }
+}
+
+/// The runs of a disk, cut off at its end.
+fn inside(map: &ExtentMap, size: ByteLen) -> Vec<Run> {
+    let end = Lba::new(size.0 / SECTOR_LEN).unwrap_or(Lba::MAX);
+    let inside = map.runs().filter_map(|run| {
+        let last = run.extent.end().min(end);
+        let extent = everpoint_units::Extent::between(run.extent.start(), last)?;
+        Some(Run { extent, ..*run })
+    });
+    inside.collect()
+}
+
+/// Where two maps of a disk give other bytes. Each is rising and disjoint.
+fn differing(old: &[Run], new: &[Run]) -> Vec<ChangedExtent> {
+    let (mut old, mut new) = (Stretches { left: old }, Stretches { left: new });
+    let mut found: Vec<ChangedExtent> = Vec::new();
+    let mut at = 0;
+    while at != u64::MAX {
+        let (was, was_through) = old.at(at);
+        let (is, is_through) = new.at(at);
+        let end = was_through.min(is_through);
+        if was.map(|run| run.source) != is.map(|run| run.source) {
+            add(&mut found, at..end, is.is_none());
+        }
+        at = end;
+    }
+    found
+}
+
+fn add(found: &mut Vec<ChangedExtent>, sectors: Sectors, is_zero: bool) {
+    let extent = ChangedExtent {
+        at: ByteOffset(sectors.start * SECTOR_LEN),
+        len: ByteLen((sectors.end - sectors.start) * SECTOR_LEN),
+        is_zero,
+    };
+    match found.last_mut() {
+        Some(last) if last.is_zero == is_zero && last.at.0 + last.len.0 == extent.at.0 => {
+            last.len.0 += extent.len.0;
+        }
+        _ => found.push(extent),
+    }
+}
+
+/// Runs that were not passed yet.
+struct Stretches<'a> {
+    left: &'a [Run],
+}
+
+impl Stretches<'_> {
+    /// The run at a sector, and where that, or the hole, ends: `u64::MAX` where no run follows. Sectors rise from call
+    /// to call.
+    fn at(&mut self, sector: u64) -> (Option<&Run>, u64) {
+        while let [first, left @ ..] = self.left
+            && sectors_of(&first.extent).end <= sector
+        {
+            self.left = left;
+        }
+        match self.left.first() {
+            None => (None, u64::MAX),
+            Some(run) => {
+                let sectors = sectors_of(&run.extent);
+                match sectors.start <= sector {
+                    true => (Some(run), sectors.end),
+                    false => (None, sectors.start),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everpoint_journal::extent_map::RecordPlace;
+    use everpoint_units::Extent;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECTORS: u64 = 64;
+
+    fn run(start: u64, end: u64, record: u32) -> Run {
+        let source = RecordPlace {
+            object: 0,
+            section: 0,
+            block: 0,
+            record,
+        };
+        Run {
+            extent: Extent::between(Lba::new(start).unwrap(), Lba::new(end).unwrap()).unwrap(),
+            source,
+            skip: 0,
+        }
+    }
+
+    /// What gives each sector.
+    fn spread(runs: &[Run]) -> Vec<Option<u32>> {
+        let mut sectors = vec![None; SECTORS as usize];
+        for run in runs {
+            for sector in sectors_of(&run.extent) {
+                sectors[sector as usize] = Some(run.source.record);
+            }
+        }
+        sectors
+    }
+
+    fn runs() -> impl Strategy<Value = Vec<Run>> {
+        let steps = prop::collection::vec((0_u64..6, 1_u64..9, 0_u32..3), 0..12);
+        steps.prop_map(|steps| {
+            let (mut at, mut runs) = (0, Vec::new());
+            for (gap, len, record) in steps {
+                let (start, end) = (at + gap, at + gap + len);
+                if SECTORS < end {
+                    break;
+                }
+                runs.push(run(start, end, record));
+                at = end;
+            }
+            runs
+        })
+    }
+
+    #[test]
+    fn what_one_record_gives_at_both_points_is_the_same() {
+        let (old, new) = ([run(0, 8, 1), run(8, 16, 2)], [run(0, 4, 1), run(4, 12, 3)]);
+        let changed = |at: u64, end: u64, is_zero| ChangedExtent {
+            at: ByteOffset(at * SECTOR_LEN),
+            len: ByteLen((end - at) * SECTOR_LEN),
+            is_zero,
+        };
+        assert_eq!(differing(&old, &old), []);
+        assert_eq!(
+            differing(&old, &new),
+            [changed(4, 12, false), changed(12, 16, true)]
+        );
+        assert_eq!(differing(&[], &new), [changed(0, 12, false)]);
+        assert_eq!(differing(&new, &[]), [changed(0, 12, true)]);
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_sectors_that_differ_are_named(old in runs(), new in runs()) {
+            let found = differing(&old, &new);
+            let (was, is) = (spread(&old), spread(&new));
+            let mut named = vec![None; SECTORS as usize];
+            let mut end = None;
+            for extent in &found {
+                let (start, len) = (extent.at.0 / SECTOR_LEN, extent.len.0 / SECTOR_LEN);
+                prop_assert!(0 < len);
+                let touches = end == Some((start, extent.is_zero));
+                prop_assert!(end.is_none_or(|(end, _)| end <= start) && !touches);
+                end = Some((start + len, extent.is_zero));
+                named[start as usize..(start + len) as usize].fill(Some(extent.is_zero));
+            }
+            for sector in 0..SECTORS as usize {
+                let expected = (was[sector] != is[sector]).then_some(is[sector].is_none());
+                prop_assert_eq!(named[sector], expected, "sector {}", sector);
+            }
+        }
+    }
+}
