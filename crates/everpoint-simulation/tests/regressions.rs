@@ -522,3 +522,78 @@ fn seed_140559854_stays_mended() {
     };
     assert_eq!(run(&plan, None).violation, None);
 }
+
+/// the world asked a server that had just ended for its replicas
+#[test]
+fn seed_170180820_stays_mended() {
+    let plan = Plan {
+        seed: 170180820,
+        shape: Shape {
+            servers: 2,
+            machines: 2,
+            disks: 1,
+            sectors: 12,
+            healed_at: Moment(1900000000),
+            think_us: 13990,
+            queue_bytes_max: 524288,
+            commit_interval: Duration::from_millis(259),
+            store_us_max: 10360,
+            unknown_per_mille: 0,
+            late_per_mille: 17,
+            twice_per_mille: 0,
+            link_us_max: 17148,
+            stall_per_mille: 0,
+            corrupt_per_million: 0,
+            local_error_per_mille: 3,
+            log_files: 5,
+            clock_skew_s_max: 0,
+        },
+        faults: vec![
+            Fault {
+                at: Moment(0),
+                kind: FaultKind::NoSpace {
+                    server: 0,
+                    time: Duration::from_millis(275),
+                },
+            },
+            Fault {
+                at: Moment(257816209),
+                kind: FaultKind::AgentStop {
+                    machine: 1,
+                    down: Duration::from_millis(98),
+                    touched: false,
+                },
+            },
+            Fault {
+                at: Moment(720000000),
+                kind: FaultKind::Partition {
+                    machine: 1,
+                    server: 0,
+                    time: Duration::from_millis(874),
+                },
+            },
+            Fault {
+                at: Moment(730000000),
+                kind: FaultKind::Burst {
+                    machine: 1,
+                    time: Duration::from_millis(637),
+                },
+            },
+            Fault {
+                at: Moment(1500000000),
+                kind: FaultKind::StoreStorm {
+                    time: Duration::from_millis(1049),
+                },
+            },
+            Fault {
+                at: Moment(1500000000),
+                kind: FaultKind::TakeOver { by: 0, of: 1 },
+            },
+            Fault {
+                at: Moment(1800000000),
+                kind: FaultKind::LogRot { server: 0 },
+            },
+        ],
+    };
+    assert_eq!(run(&plan, None).violation, None);
+}
