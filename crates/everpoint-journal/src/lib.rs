@@ -11,12 +11,14 @@
 //! | `commit.rs`     | when to freeze an object, and how far `committed` reaches      | R9, R10    |
 //! | `history.rs`    | what a machine's objects say: positions, points, damage        | –          |
 //! | `extent_map.rs` | which bytes a disk has at a `Seq`                              | –          |
+//! | `ladder.rs`     | which points a policy keeps, and when time counts              | –          |
 //! | `digest_map.rs` | which digests a disk's pieces have, for a compare              | –          |
 
 pub mod commit;
 pub mod digest_map;
 pub mod extent_map;
 pub mod history;
+pub mod ladder;
 pub mod path;
 pub mod sealing;
 

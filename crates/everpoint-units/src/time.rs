@@ -9,8 +9,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Moment(pub u64);
 
-/// A wall-clock time. Unit: microseconds since 1970 UTC. Metadata only: no order, safety or
-/// deletion depends on it.
+/// A wall-clock time. Unit: microseconds since 1970 UTC. Metadata: no order and no safety depends on it, and how
+/// long a point stays only where two clocks agree.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct WallTime(pub u64);
 
@@ -30,6 +30,12 @@ impl Moment {
 }
 
 impl WallTime {
+    /// The month that it lies in, in UTC, counted from year 0 on.
+    pub fn month(self) -> u64 {
+        let (year, month, _) = civil(self.0 / 86_400_000_000);
+        year * 12 + month - 1
+    }
+
     /// This time moved by `micros` microseconds, saturating at both ends.
     #[must_use]
     pub fn shifted(self, micros: i64) -> Self {

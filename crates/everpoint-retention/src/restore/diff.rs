@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    const SECTORS: u64 = 64;
+    const SECTORS: usize = 64;
 
     fn run(start: u64, end: u64, record: u32) -> Run {
         let source = RecordPlace {
@@ -226,12 +226,16 @@ mod tests {
         }
     }
 
+    fn place(sector: u64) -> usize {
+        usize::try_from(sector).unwrap()
+    }
+
     /// What gives each sector.
     fn spread(runs: &[Run]) -> Vec<Option<u32>> {
-        let mut sectors = vec![None; SECTORS as usize];
+        let mut sectors = vec![None; SECTORS];
         for run in runs {
             for sector in sectors_of(&run.extent) {
-                sectors[sector as usize] = Some(run.source.record);
+                sectors[place(sector)] = Some(run.source.record);
             }
         }
         sectors
@@ -243,7 +247,7 @@ mod tests {
             let (mut at, mut runs) = (0, Vec::new());
             for (gap, len, record) in steps {
                 let (start, end) = (at + gap, at + gap + len);
-                if SECTORS < end {
+                if SECTORS < place(end) {
                     break;
                 }
                 runs.push(run(start, end, record));
@@ -275,7 +279,7 @@ mod tests {
         fn exactly_the_sectors_that_differ_are_named(old in runs(), new in runs()) {
             let found = differing(&old, &new);
             let (was, is) = (spread(&old), spread(&new));
-            let mut named = vec![None; SECTORS as usize];
+            let mut named = [None; SECTORS];
             let mut end = None;
             for extent in &found {
                 let (start, len) = (extent.at.0 / SECTOR_LEN, extent.len.0 / SECTOR_LEN);
@@ -283,9 +287,9 @@ mod tests {
                 let touches = end == Some((start, extent.is_zero));
                 prop_assert!(end.is_none_or(|(end, _)| end <= start) && !touches);
                 end = Some((start + len, extent.is_zero));
-                named[start as usize..(start + len) as usize].fill(Some(extent.is_zero));
+                named[place(start)..place(start + len)].fill(Some(extent.is_zero));
             }
-            for sector in 0..SECTORS as usize {
+            for sector in 0..SECTORS {
                 let expected = (was[sector] != is[sector]).then_some(is[sector].is_none());
                 prop_assert_eq!(named[sector], expected, "sector {}", sector);
             }
