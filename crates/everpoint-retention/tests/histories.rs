@@ -1,4 +1,4 @@
-//! Histories written by hand into vaults in memory and in directories: listed, restored, damaged, checked.
+//! Histories written by hand into vaults in memory and in directories: listed, restored, mounted, damaged, checked.
 
 #[path = "sample/images.rs"]
 #[allow(
@@ -17,6 +17,8 @@ mod world;
 mod copies;
 #[path = "histories/damage.rs"]
 mod damage;
+#[path = "histories/mounts.rs"]
+mod mounts;
 #[path = "histories/oracle.rs"]
 mod oracle;
 #[path = "histories/outputs.rs"]
