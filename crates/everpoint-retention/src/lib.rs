@@ -1,4 +1,4 @@
-//! The role on the vault alone: lists points, restores disks and machines, checks a vault.
+//! The role on the vault alone: lists points, restores and mounts disks, checks a vault.
 //!
 //! Nothing here needs a server, a catalog or a clock: a vault and its key are enough. Nothing here changes
 //! a vault either. What is wrong in a vault is told (where, and which points it costs), never passed on:
@@ -10,6 +10,7 @@
 //! | `point`   | which instant `latest`, a name, a time or `seq:N` is                |
 //! | `listing` | points and disks as data to print                                   |
 //! | `restore` | one disk, or all disks of a machine, as of one `Seq`, as images or blobs; what a replica holds; what differs between points |
+//! | `mount`   | the same, served as a block device while its bytes are still in the vault |
 //! | `check`   | everything in a vault that is not as it should be                   |
 //!
 //! What prints (ids, instants, positions) is plain data that serialises; how it looks is the caller's.
@@ -19,6 +20,7 @@ mod error;
 mod joined;
 mod listing;
 mod machine;
+mod mount;
 mod plain;
 mod point;
 mod restore;
@@ -31,6 +33,10 @@ pub use listing::{
     PathState, PointList, Window, list_disks, list_points,
 };
 pub use machine::{DamageNote, LoadedMachine, Subject, find_machine, load_machine, load_machines};
+pub use mount::{
+    MountConfig, MountError, MountExport, MountedPoint, Overlay, OverlayError, OverlayPlace,
+    PointReadError, PointReader, ReaderStats, mount_point,
+};
 pub use point::{At, NoPoint, ParseAtError, PointError};
 pub use restore::{
     BlobError, BlobRestored, BlobTarget, ChangedExtent, Differing, DiskAt, ImageFormat,

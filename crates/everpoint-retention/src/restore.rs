@@ -41,6 +41,8 @@ use crate::machine::{DamageNote, LoadedMachine, Subject, find_machine, load_mach
 use crate::plain;
 use crate::point::{At, PointError};
 
+pub(crate) use fetch::same_object;
+
 pub use blob::{BlobError, BlobRestored, BlobTarget, DiskAt, bring_to_point, restore_to_blob};
 pub use diff::{ChangedExtent, PointDiff, diff_points};
 pub use output::OutputError;
@@ -223,7 +225,8 @@ pub async fn restore(
 ) -> Result<Restored, RestoreError> {
     config.check()?;
     let output = output::examine(vault, request)?;
-    let (header, loaded, disk) = locate(vault, request.subject, request.machine).await?;
+    let (header, loaded, disk) =
+        locate::<RestoreError>(vault, request.subject, request.machine).await?;
     let machine = loaded.machine();
     let seq = loaded.resolve(disk, &request.at)?;
     let wanted = wanted_disks(&loaded, disk, seq);
@@ -250,11 +253,11 @@ pub async fn restore(
 }
 
 /// Loads the history of the machine that is asked about, or has the disk that is.
-async fn locate(
+pub(crate) async fn locate<E: From<HistoryError> + From<LoadError>>(
     vault: &Vault,
     subject: Subject,
     machine: Option<MachineId>,
-) -> Result<(VaultHeader, LoadedMachine, Option<DiskId>), RestoreError> {
+) -> Result<(VaultHeader, LoadedMachine, Option<DiskId>), E> {
     let header = read_header(vault).await?;
     let (machine, disk) = match (subject, machine) {
         (Subject::Machine(machine), _) => (machine, None),

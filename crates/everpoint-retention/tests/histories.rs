@@ -1,4 +1,4 @@
-//! Histories written by hand into vaults in memory and in directories: listed, restored, damaged, checked.
+//! Histories written by hand into vaults in memory and in directories: listed, restored, mounted, damaged, checked.
 
 #[path = "sample/images.rs"]
 #[allow(
@@ -19,6 +19,8 @@ mod copies;
 mod damage;
 #[path = "histories/differences.rs"]
 mod differences;
+#[path = "histories/mounts.rs"]
+mod mounts;
 #[path = "histories/oracle.rs"]
 mod oracle;
 #[path = "histories/outputs.rs"]

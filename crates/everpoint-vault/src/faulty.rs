@@ -86,6 +86,7 @@ struct Switches {
     failed_sync: Option<SyncFailure>,
     injected: BTreeMap<CreateFault, u64>,
     injected_reads: u64,
+    seen_reads: u64,
 }
 
 struct Random {
@@ -162,6 +163,11 @@ impl Faults {
         self.state.lock().injected.get(&fault).copied().unwrap_or(0)
     }
 
+    /// How many attempts at anything but a create there were.
+    pub fn seen_reads(&self) -> u64 {
+        self.state.lock().seen_reads
+    }
+
     /// How many attempts at anything but a create were refused.
     pub fn injected_reads(&self) -> u64 {
         self.state.lock().injected_reads
@@ -228,6 +234,7 @@ impl Switches {
     }
 
     fn draw_read(&mut self) -> bool {
+        self.seen_reads += 1;
         let strikes = if self.is_out {
             true
         } else if 0 < self.reads_count {

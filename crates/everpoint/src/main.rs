@@ -14,6 +14,7 @@ mod export;
 mod failure;
 mod logging;
 mod metrics;
+mod mount;
 mod output;
 mod pki;
 mod point;
@@ -73,6 +74,8 @@ enum Command {
     Point(point::Command),
     /// Restore a disk, or all disks of a machine, as they were.
     Restore(restore::Restore),
+    /// Serve a disk as it was over NBD, at once: its bytes are read as they are asked for.
+    Mount(mount::Mount),
     /// Check a vault.
     Check(check::Check),
     /// Work with replicas.
@@ -121,6 +124,7 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Disk(command) => disk::run(command, json).await,
         Command::Point(command) => point::run(command, json).await,
         Command::Restore(args) => restore::run(args, json).await,
+        Command::Mount(args) => mount::run(args, json).await,
         Command::Check(args) => check::run(args, json).await,
         Command::Replica(command) => replica::run(command, json).await,
     }

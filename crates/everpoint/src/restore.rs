@@ -186,7 +186,7 @@ async fn to_azure(
 }
 
 /// Whether a damaged history may hide the point that this instant means, behind an older one.
-const fn may_mean_later(at: &At) -> bool {
+pub(crate) const fn may_mean_later(at: &At) -> bool {
     match at {
         At::Latest | At::LatestApp | At::Time(_) => true,
         At::Seq(_) | At::Bookmark(_) => false,
@@ -247,7 +247,7 @@ fn blob_lines(restored: &BlobRestored) -> String {
 }
 
 /// What is said first, whatever the target.
-fn point_facts(machine: MachineId, seq: Seq, time: Option<WallTime>) -> Table {
+pub(crate) fn point_facts(machine: MachineId, seq: Seq, time: Option<WallTime>) -> Table {
     let mut facts = Table::plain();
     facts.row(["machine", &machine.to_string()]);
     facts.row(["point", &seq.to_string()]);
@@ -256,7 +256,7 @@ fn point_facts(machine: MachineId, seq: Seq, time: Option<WallTime>) -> Table {
     facts
 }
 
-fn damage_lines(damage: &[DamageNote]) -> String {
+pub(crate) fn damage_lines(damage: &[DamageNote]) -> String {
     let notes = damage.iter().map(|note| {
         let note = format!("damage elsewhere in the history: {}\n", note.what);
         output::escape_lines(&note)

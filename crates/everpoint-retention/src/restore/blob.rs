@@ -148,7 +148,7 @@ impl<'a> Prepared<'a> {
         progress: &'a (dyn Fn(&Progress) + Send + Sync),
     ) -> Result<Self, RestoreError> {
         let subject = Subject::Disk(what.disk);
-        let (header, loaded, disk) = locate(vault, subject, what.machine).await?;
+        let (header, loaded, disk) = locate::<RestoreError>(vault, subject, what.machine).await?;
         let seq = loaded.resolve(disk, &what.at)?;
         let machine = loaded.machine();
         let mut wanted = wanted_disks(&loaded, disk, seq);

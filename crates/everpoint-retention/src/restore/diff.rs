@@ -69,7 +69,8 @@ pub async fn diff_points(
     (from, to): (&At, &At),
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<PointDiff, RestoreError> {
-    let (header, loaded, _) = locate(vault, Subject::Disk(disk), machine).await?;
+    let found = locate::<RestoreError>(vault, Subject::Disk(disk), machine).await;
+    let (header, loaded, _) = found?;
     let (from, to) = (
         loaded.resolve(Some(disk), from)?,
         loaded.resolve(Some(disk), to)?,

@@ -92,7 +92,7 @@ impl Poured {
 }
 
 /// The data object that was walked, or how what was found differs.
-pub(super) fn same_object(
+pub(crate) fn same_object(
     walked: &WalkedObject,
     found: ObjectFound,
 ) -> Result<Box<DataIndex>, IntegrityError> {

@@ -166,7 +166,8 @@ impl Verifying<'_> {
         let header = read_header(self.vault).await?;
         expect_its(mark, header.vault, self.disk, shown)?;
         let subject = Subject::Disk(self.disk);
-        let (header, loaded, _) = locate(self.vault, subject, Some(mark.machine)).await?;
+        let (header, loaded, _) =
+            locate::<RestoreError>(self.vault, subject, Some(mark.machine)).await?;
         let through = expect_mark(mark, &loaded, shown)?;
         let applied = mark.applied.expect("it was expected");
         let size = ByteLen(mark.sectors * SECTOR_LEN);
