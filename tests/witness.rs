@@ -91,7 +91,7 @@ async fn write(agent: &Agent, server: &Server, seed: u64) -> Result<()> {
         is_mixed: false,
     };
     let mut load = Load::start(&agent.address, spec).await?;
-    load.run_for(Duration::from_millis(1_200)).await?;
+    load.run_for(Duration::from_millis(700)).await?;
     load.finish().await?;
     agent.until_settled(server, STEP_TIME_MAX).await?;
     Ok(())

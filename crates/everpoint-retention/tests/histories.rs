@@ -17,6 +17,8 @@ mod world;
 mod copies;
 #[path = "histories/damage.rs"]
 mod damage;
+#[path = "histories/flips.rs"]
+mod flips;
 #[path = "histories/oracle.rs"]
 mod oracle;
 #[path = "histories/outputs.rs"]
