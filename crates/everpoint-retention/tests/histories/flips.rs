@@ -151,12 +151,12 @@ fn content(random: &mut StdRng, sectors: usize) -> Vec<u8> {
 /// One object of a machine with two disks: contents that are new and that were there before, zeroes, a request of two
 /// changes, a bookmark.
 async fn write_object(world: &mut World, random: &mut StdRng, known: &[Vec<u8>; 2], round: u64) {
-    for disk in 0..2 {
+    for (disk, known) in known.iter().enumerate() {
         let sectors = random.random_range(2..300_usize);
         let at = random.random_range(0..SECTORS - 1_024);
         let new = content(random, sectors);
         world.write(disk, at, &new);
-        world.write(disk, at / 8 * 8 + 304, &known[disk]);
+        world.write(disk, at / 8 * 8 + 304, known);
         world.zero(disk, at + 5, 24, round.is_multiple_of(2));
         world.write_part(disk, at + 512, &new[..512], false);
         world.write_part(disk, at + 513, &new[512..1_024], true);
