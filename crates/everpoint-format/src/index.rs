@@ -14,16 +14,18 @@
 //!                    record_count (4), flags (4: bit 0 LZ4), key_no (4), nonce (12),
 //!                    tag (16)                                                   100 bytes
 //!   record_count ×   record, see `record.rs`                                     32 bytes
-//!   digest_count ×   keyed digest; for each data or reference record, in order, one for each
-//!                    4 KiB piece that it covers whole                            32 bytes
+//!   digest_count ×   keyed BLAKE3, under the vault's digest key, of the BLAKE3 of a piece; for each
+//!                    data or reference record, in order, one for each 4 KiB that it covers whole,
+//!                    at multiples of 4 KiB of the disk                           32 bytes
 //!   place_count ×    place of a reference: level (8), random (16), number (8), frame_at (8),
 //!                    raw_at (4), stored_len (4), raw_len (4), crc (4), flags (4), key_no (4),
 //!                    nonce (12), tag (16), reserved (4)                          92 bytes
 //!   text_len         texts of the records, in order
-//! ```
 //!
-//! A section holds consecutive blocks of one generation of one disk. Its records' bytes lie in the
-//! frames of its blocks, in order. Sections stand in the order of commit.
+//! frame_at counts from the object's beginning, raw_at from the beginning of the unpacked frame. A section
+//! holds consecutive blocks of one generation of one disk. Its records' bytes lie in the frames of its blocks,
+//! in order. Sections stand in the order of commit.
+//! ```
 
 use bytes::Bytes;
 use everpoint_units::{

@@ -9,6 +9,9 @@
 //!      footer          112        192  reserved      20
 //!                                 212  CRC-32 of 0..212
 //!
+//! prefix_end: number of the prefix's last object, 0 where nothing was written; last_checksum: that object's
+//! checksum, or 0; successor: level and random of the journal that goes on
+//!
 //! header: offset  size  field
 //!              0     4  magic       "EPJO"
 //!              4     2  version     1

@@ -10,14 +10,16 @@
 //!     21     1  flags      bit 0: ends a guest request; other bits 0
 //!     22     1  class      bookmark: 1 crash-, 2 app-, 3 group-consistent; else 0
 //!     23     1  text_len   bytes in the text area: bookmark and disk begin a UTF-8 name, resync
-//!                          begin nothing or the position that the generation builds on (32 B)
+//!                          begin nothing or the position that the generation builds on:
+//!                          generation (16), block_no (8), chain value of that block (8)
 //!     24     8  aux        bookmark: time by the machine's clock, as its block's capture times are,
 //!                          microseconds since 1970 UTC; the block's clock offset makes it true;
 //!                          disk begin: block size (512 or 4096); reference: index into the
 //!                          section's places; else 0
-//! ```
 //!
-//! The bytes of data records lie one after the other, without gaps, in the raw payload.
+//! The bytes of data records lie one after the other, without gaps, in the raw payload; no other kind
+//! has bytes there.
+//! ```
 
 use everpoint_units::{Extent, Lba, Seq, WallTime};
 

@@ -300,7 +300,7 @@ impl LoadedMachine {
 }
 
 impl DamageNote {
-    fn of_path(damage: &Damage) -> Self {
+    fn of_path(machine: MachineId, damage: &Damage) -> Self {
         let object = match damage {
             Damage::Object { journal, number }
             | Damage::Vanished { journal, number }
@@ -310,7 +310,7 @@ impl DamageNote {
             Damage::SealDisagrees { journal } | Damage::Pruned { journal } => {
                 Some(name::journal(*journal))
             }
-            Damage::Origin => None,
+            Damage::Origin => Some(name::origin(machine)),
         };
         Self {
             object,

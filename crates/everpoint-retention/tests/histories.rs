@@ -19,6 +19,8 @@ mod copies;
 mod damage;
 #[path = "histories/differences.rs"]
 mod differences;
+#[path = "histories/flips.rs"]
+mod flips;
 #[path = "histories/mounts.rs"]
 mod mounts;
 #[path = "histories/oracle.rs"]

@@ -1,5 +1,6 @@
-//! Programs that stand in for clouds, the clouds' own clients, and what checks templates for them: from the registries
-//! of npm and Python, pinned in `tests/rigs/clouds/`, installed below `target/tools/`.
+//! Programs that stand in for clouds, the clouds' own clients, what checks templates for them, and what the witness of
+//! the formats is written with: from the registries of npm and Python, pinned in `tests/rigs/clouds/`, installed below
+//! `target/tools/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ pub fn provide(workspace: &Workspace) -> Result<Vec<&'static str>> {
             .arg(&requirements);
         run::run(install)?;
         fs::copy(&requirements, clouds.python.join(MADE_FROM))?;
-        installed.push("moto, the clients of Azure and S3, jsonschema");
+        installed.push("moto, the clients of Azure and S3, jsonschema, lz4, blake3");
     }
     Ok(installed)
 }

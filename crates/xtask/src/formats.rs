@@ -26,7 +26,11 @@ const HEAD: &str = "\
 # Formats, version 1
 
 All little-endian unless said otherwise. The tables are copied from the source, whose tests hold them to the golden
-files in `crates/everpoint-format/testdata/`. `cargo xtask proto` writes this page.
+files in `crates/everpoint-format/testdata/`. `cargo xtask proto` writes this page. What the objects of a vault say
+together, and how a disk is read from them, is in `history.md`.
+
+CRC-32 is that of zlib and Ethernet (ISO-HDLC). LZ4 is the bare block format, without a length before it. A sector is
+512 bytes. A reader refuses flags, kinds and reserved bytes that it does not know.
 ";
 
 /// Writes the page.

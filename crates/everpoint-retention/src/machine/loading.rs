@@ -98,7 +98,9 @@ impl Loading {
     }
 
     pub(super) fn finish(self, walked: Walked) -> LoadedMachine {
-        let mut damage: Vec<_> = walked.damage.iter().map(DamageNote::of_path).collect();
+        let machine = self.history.machine();
+        let of_path = |damage| DamageNote::of_path(machine, damage);
+        let mut damage: Vec<_> = walked.damage.iter().map(of_path).collect();
         let broken = self.history.disks().values();
         let broken = broken.filter_map(|disk| disk.broken.as_ref());
         damage.extend(broken.map(DamageNote::of_disk));
