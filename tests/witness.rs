@@ -1,4 +1,4 @@
-//! A second reader, written in another language from `proto/` alone, restores what the product restores, byte for byte.
+//! A second reader, in another language and by what `proto/` says, restores what the product restores, byte for byte.
 //!
 //! It lies in `tests/witness/` and is the witness that the written formats are enough to get at one's data.
 

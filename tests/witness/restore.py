@@ -1,4 +1,4 @@
-"""Restores any point of a disk from a vault in a directory: a second reader, written from the documents alone.
+"""Restores any point of a disk from a vault in a directory: a second reader, that needs the documents and no product.
 
 It reads what `proto/formats.md` and `proto/history.md` describe and shares no line with the product, so that it is a
 witness that the written formats are enough. It is slow and obvious: all changes up to the point are replayed in their
