@@ -287,10 +287,7 @@ async fn reads_equal_the_restored_image_also_where_kept_frames_have_to_go() {
         assert!(point.reader.stats().kept <= ByteLen(2 << 20));
     }
     let stats = point.reader.stats();
-    assert!(
-        100 < stats.evicted_count && 10 < stats.hit_count,
-        "{stats:?}"
-    );
+    assert!(100 < stats.evicted_count, "{stats:?}");
 }
 
 #[tokio::test]
