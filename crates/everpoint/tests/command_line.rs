@@ -122,7 +122,7 @@ fn make_pki(dir: &Path) {
 fn a_flag_or_command_that_there_is_not_is_named() {
     refuses(&line("quickstart --sise 1GiB"), &["--sise", "--size"]);
     for later in [
-        "mount",
+        "unmount",
         "replica attach",
         "loadtest",
         "point pin",
