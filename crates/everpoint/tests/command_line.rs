@@ -121,13 +121,7 @@ fn make_pki(dir: &Path) {
 #[test]
 fn a_flag_or_command_that_there_is_not_is_named() {
     refuses(&line("quickstart --sise 1GiB"), &["--sise", "--size"]);
-    for later in [
-        "unmount",
-        "replica attach",
-        "loadtest",
-        "point pin",
-        "point diff",
-    ] {
+    for later in ["unmount", "replica attach", "loadtest", "point pin"] {
         refuses(&line(later), &["unrecognized subcommand"]);
     }
     refuses(&line("quickstart --replica file:///x"), &["--replica"]);
