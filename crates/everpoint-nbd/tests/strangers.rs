@@ -280,6 +280,10 @@ async fn fio_verifies_what_it_wrote() {
     assert!(out.contains("err= 0"), "{out}");
 }
 
+/// A page of memory.
+#[repr(align(4096))]
+struct Page([u8; 4_096]);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nbdfuse_shows_an_export_as_a_file() {
     let served = Served::new();
@@ -296,17 +300,18 @@ async fn nbdfuse_shows_an_export_as_a_file() {
     let written = tokio::task::spawn_blocking(move || {
         let file = File::options().read(true).write(true).open(&file).unwrap();
         assert_eq!(file.metadata().unwrap().len(), SIZE);
-        // One page at a time: the kernel cuts longer requests where the memory's pages end, and
-        // nbdfuse passes such pieces on as they are.
+        // One page at a time, from and into one page that is at hand: the kernel cuts requests where the memory's pages
+        // end, or where one has to be fetched first, and nbdfuse passes such pieces on as they are.
         let at = |page: u64| 4_096 * (1 + page);
+        let mut own = Box::new(Page([9; 4_096]));
         for page in 0..24 {
-            file.write_all_at(&[9; 4_096], at(page)).unwrap();
+            file.write_all_at(&own.0, at(page)).unwrap();
         }
         file.sync_all().unwrap();
         (0..24).all(|page| {
-            let mut read = [0; 4_096];
-            file.read_exact_at(&mut read, at(page)).unwrap();
-            read == [9; 4_096]
+            own.0.fill(0);
+            file.read_exact_at(&mut own.0, at(page)).unwrap();
+            own.0 == [9; 4_096]
         })
     });
     assert!(written.await.unwrap());
