@@ -1,3 +1,5 @@
+//! The ladder against its own words, and against thinning again and again.
+
 use proptest::prelude::*;
 
 use super::*;
