@@ -110,6 +110,10 @@ impl ProcessServer {
         // It was aborted, or had failed before.
         let _ = (&mut self.accepting).await;
         self.end_tasks().await;
+        // What runs on a thread of its own cannot be stopped, and has the directories until it is done.
+        while 1 < Arc::strong_count(&self.shared) {
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn end_tasks(&mut self) {
