@@ -56,6 +56,7 @@ const WHAT: &str = "change block";
 const MAGIC: [u8; 4] = *b"EPCB";
 const VERSION: u16 = 1;
 const FLAG_LZ4: u16 = 1;
+const INDEX_FLAG_LZ4: u32 = 1;
 const CHAIN_AT: usize = 120;
 const CRCS_AT: usize = 128;
 const KEY_AT: usize = 136;
@@ -398,6 +399,47 @@ impl BlockHeader {
 }
 
 impl Frame {
+    /// Lengths, checksum, flags and seal, as indexes and layers store them: 48 bytes.
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.stored_len);
+        out.put_u32(self.raw_len);
+        out.put_u32(self.crc);
+        self.put_flags(out);
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (stored_len, raw_len, crc) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        Self::read_behind(reader, stored_len, raw_len, crc)
+    }
+
+    /// The flags and the seal.
+    pub(crate) fn put_flags(&self, out: &mut Vec<u8>) {
+        out.put_u32(if self.lz4 { INDEX_FLAG_LZ4 } else { 0 });
+        self.seal.put(out);
+    }
+
+    /// The frame whose lengths and checksum were read; flags and seal follow.
+    pub(crate) fn read_behind(
+        reader: &mut Reader<'_>,
+        stored_len: u32,
+        raw_len: u32,
+        crc: u32,
+    ) -> Result<Self, DecodeError> {
+        let flags = reader.u32()?;
+        let frame = Self {
+            lz4: flags & INDEX_FLAG_LZ4 != 0,
+            stored_len,
+            raw_len,
+            crc,
+            seal: FrameSeal::read(reader)?,
+        };
+        let bounded = raw_len as usize <= RAW_LEN_MAX;
+        if flags & !INDEX_FLAG_LZ4 != 0 || !bounded || !frame.is_sound() {
+            return Err(reader.invalid("a frame has unknown flags or impossible lengths"));
+        }
+        Ok(frame)
+    }
+
     /// Whether lengths and compression agree: LZ4 only where it shrinks.
     pub(crate) const fn is_sound(&self) -> bool {
         if self.lz4 {

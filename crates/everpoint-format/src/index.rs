@@ -32,7 +32,7 @@ use everpoint_units::{
     BlockNo, ChainValue, DiskId, GenerationId, JournalId, Level, MachineId, ObjectNo, Seq, WallTime,
 };
 
-use crate::change::{BlockHeader, Captured, ChangeBlock, Frame, FrameSeal, RECORD_COUNT_MAX};
+use crate::change::{BlockHeader, Captured, ChangeBlock, Frame, RECORD_COUNT_MAX};
 use crate::cursor::{Put, Reader};
 use crate::digest::{PieceDigest, whole_pieces};
 use crate::record::{RECORD_LEN, Record};
@@ -41,7 +41,6 @@ use crate::{Change, DecodeError, DiskPosition};
 const WHAT: &str = "journal index";
 const MAGIC: [u8; 4] = *b"EPIX";
 const VERSION: u16 = 1;
-const FLAG_LZ4: u32 = 1;
 const SECTION_LEN: usize = 88;
 const BLOCK_LEN: usize = 100;
 const PLACE_LEN: usize = 92;
@@ -282,8 +281,7 @@ impl BlockEntry {
         out.put_u32(self.frame.raw_len);
         out.put_u32(self.frame.crc);
         out.put_len(self.records.len());
-        out.put_u32(if self.frame.lz4 { FLAG_LZ4 } else { 0 });
-        self.frame.seal.put(out);
+        self.frame.put_flags(out);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<(Self, usize), DecodeError> {
@@ -297,7 +295,7 @@ impl BlockEntry {
         let frame_at = reader.u64()?;
         let (stored_len, raw_len, crc) = (reader.u32()?, reader.u32()?, reader.u32()?);
         let record_count = reader.u32()? as usize;
-        let frame = read_frame(reader, stored_len, raw_len, crc)?;
+        let frame = Frame::read_behind(reader, stored_len, raw_len, crc)?;
         if RECORD_COUNT_MAX < record_count {
             return Err(reader.invalid("a block has too many records"));
         }
@@ -371,8 +369,7 @@ impl Place {
         out.put_u32(self.frame.stored_len);
         out.put_u32(self.frame.raw_len);
         out.put_u32(self.frame.crc);
-        out.put_u32(if self.frame.lz4 { FLAG_LZ4 } else { 0 });
-        self.frame.seal.put(out);
+        self.frame.put_flags(out);
         out.put_u32(0);
     }
 
@@ -385,7 +382,7 @@ impl Place {
         let frame_at = reader.u64()?;
         let raw_at = reader.u32()?;
         let (stored_len, raw_len, crc) = (reader.u32()?, reader.u32()?, reader.u32()?);
-        let frame = read_frame(reader, stored_len, raw_len, crc)?;
+        let frame = Frame::read_behind(reader, stored_len, raw_len, crc)?;
         reader.reserved(4)?;
         if raw_len <= raw_at {
             return Err(reader.invalid("a place begins behind its frame"));
@@ -431,27 +428,6 @@ impl Release {
             successor: (named == 1).then_some(journal),
         })
     }
-}
-
-fn read_frame(
-    reader: &mut Reader<'_>,
-    stored_len: u32,
-    raw_len: u32,
-    crc: u32,
-) -> Result<Frame, DecodeError> {
-    let flags = reader.u32()?;
-    let frame = Frame {
-        lz4: flags & FLAG_LZ4 != 0,
-        stored_len,
-        raw_len,
-        crc,
-        seal: FrameSeal::read(reader)?,
-    };
-    let bounded = raw_len as usize <= crate::change::RAW_LEN_MAX;
-    if flags & !FLAG_LZ4 != 0 || !bounded || !frame.is_sound() {
-        return Err(reader.invalid("a frame has unknown flags or impossible lengths"));
-    }
-    Ok(frame)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@
 //! | journal end       | `EPJE` | `object.rs`    | the vault: a copy of the seal that counts |
 //! | origin            | `EPOR` | `origin.rs`    | the vault: where a machine's path begins  |
 //! | vault header      | `EPVH` | `vault.rs`     | the vault: its id and digest key          |
+//! | map layer         | `EPLY` | `layer.rs`     | the vault: where a disk's extents lie     |
+//! | manifest          | `EPMF` | `manifest.rs`  | the vault: what layers and points count   |
 //! | VHD footer        | `cone` | `vhd.rs`       | the end of a fixed VHD (big-endian)       |
 //! | replica mark      | `EPRM` | `replica.rs`   | the same page, of a replica               |
 //!
@@ -23,6 +25,8 @@ pub mod data;
 pub mod digest;
 mod error;
 pub mod index;
+pub mod layer;
+pub mod manifest;
 pub mod name;
 pub mod object;
 pub mod origin;

@@ -248,7 +248,7 @@ impl Record {
 }
 
 impl Consistency {
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Crash => 1,
             Self::App => 2,
@@ -256,7 +256,7 @@ impl Consistency {
         }
     }
 
-    const fn from_code(code: u8) -> Option<Self> {
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
         match code {
             1 => Some(Self::Crash),
             2 => Some(Self::App),

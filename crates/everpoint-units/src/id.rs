@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Level;
+use crate::{Level, ManifestNo};
 
 /// A text that is not an id.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -77,6 +77,16 @@ pub struct JournalId {
     pub random: [u8; 16],
 }
 
+/// Name of a map layer or a pack: the number of the manifest that it was made for, and 128 random bits, so that two
+/// writers of one manifest never meet (R16).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RetentionId {
+    /// Nothing of a manifest below refers to it.
+    pub number: ManifestNo,
+    /// What makes the name unique.
+    pub random: [u8; 16],
+}
+
 /// A number as names in the vault write it: 20 decimal digits, so that text order is number order.
 pub fn decimal20(number: u64) -> String {
     format!("{number:020}")
@@ -85,10 +95,7 @@ pub fn decimal20(number: u64) -> String {
 /// `<level in 20 digits>-<32 hexadecimal digits>`, as in object names.
 impl fmt::Display for JournalId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:020}-", self.level.0)?;
-        self.random
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        numbered(f, self.level.0, &self.random)
     }
 }
 
@@ -96,15 +103,40 @@ impl FromStr for JournalId {
     type Err = ParseIdError;
 
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        let parse = || {
-            let (level, random) = text.split_once('-')?;
-            let digits = level.len() == 20 && level.bytes().all(|b| b.is_ascii_digit());
-            let level = Level(level.parse().ok().filter(|_| digits)?);
-            let random = hex16(random.bytes())?;
-            Some(Self { level, random })
-        };
-        parse().ok_or(ParseIdError { what: "a journal" })
+        let (level, random) = parse_numbered(text).ok_or(ParseIdError { what: "a journal" })?;
+        let level = Level(level);
+        Ok(Self { level, random })
     }
+}
+
+/// `<number in 20 digits>-<32 hexadecimal digits>`, as in object names.
+impl fmt::Display for RetentionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        numbered(f, self.number.0, &self.random)
+    }
+}
+
+impl FromStr for RetentionId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let what = "a layer or pack";
+        let (number, random) = parse_numbered(text).ok_or(ParseIdError { what })?;
+        let number = ManifestNo(number);
+        Ok(Self { number, random })
+    }
+}
+
+fn numbered(f: &mut fmt::Formatter<'_>, number: u64, random: &[u8; 16]) -> fmt::Result {
+    write!(f, "{number:020}-")?;
+    random.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+fn parse_numbered(text: &str) -> Option<(u64, [u8; 16])> {
+    let (number, random) = text.split_once('-')?;
+    let digits = number.len() == 20 && number.bytes().all(|b| b.is_ascii_digit());
+    let number = number.parse().ok().filter(|_| digits)?;
+    Some((number, hex16(random.bytes())?))
 }
 
 fn hex16(digits: impl Iterator<Item = u8>) -> Option<[u8; 16]> {

@@ -10,7 +10,8 @@ mod time;
 
 pub use extent::{ByteLen, ByteOffset, EXTENT_SECTORS_MAX, Extent, Lba, SECTOR_LEN};
 pub use id::{
-    DiskId, GenerationId, JournalId, MachineId, ParseIdError, ServerId, VaultId, decimal20,
+    DiskId, GenerationId, JournalId, MachineId, ParseIdError, RetentionId, ServerId, VaultId,
+    decimal20,
 };
-pub use order::{BlockNo, ChainValue, Level, ObjectNo, Seq};
+pub use order::{BlockNo, ChainValue, Level, ManifestNo, ObjectNo, Seq};
 pub use time::{Moment, WallTime};

@@ -27,6 +27,10 @@ pub struct Level(pub u64);
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ObjectNo(pub u64);
 
+/// Number of a machine's manifest. From 1; the newest is never deleted (R16).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ManifestNo(pub u64);
+
 impl ChainValue {
     /// What the first block of a generation chains on to.
     pub const START: Self = Self(0);
@@ -61,6 +65,7 @@ counter!(Seq, "seq:");
 counter!(BlockNo, "block ");
 counter!(Level, "level ");
 counter!(ObjectNo, "object ");
+counter!(ManifestNo, "manifest ");
 
 impl fmt::Display for ChainValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

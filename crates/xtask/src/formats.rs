@@ -18,6 +18,11 @@ const FORMATS: &[(&str, &str)] = &[
     ("object.rs", "Journal object, seal, end"),
     ("index.rs", "Journal index"),
     ("origin.rs", "Origin"),
+    ("layer.rs", "Map layer"),
+    ("layer/page.rs", "Page of a map layer"),
+    ("layer/marks.rs", "Marks of a map layer"),
+    ("manifest.rs", "Manifest"),
+    ("manifest/policy.rs", "Policy of a manifest"),
     ("vault.rs", "Vault header"),
     ("vhd.rs", "Fixed VHD footer"),
 ];
