@@ -6,10 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::ops::Range;
 
 use everpoint_format::Change;
 use everpoint_format::index::Section;
 use everpoint_units::{Extent, Lba, Seq};
+
+/// Sectors, half-open. A disk's end may move, so they may reach beyond any disk.
+pub type Sectors = Range<u64>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]

@@ -7,9 +7,10 @@
 //! a request is a recovery point of the disk; of the machine, where it is one of every disk that was
 //! begun and not ended.
 
+mod folded;
 mod requests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use everpoint_format::index::{BlockEntry, Section};
 use everpoint_format::record::Consistency;
@@ -30,6 +31,10 @@ pub struct MachineHistory {
     /// Capture time of the last change of each block, by that change's `Seq`.
     times: BTreeMap<Seq, WallTime>,
     highest_seq: Seq,
+    /// Below this only what was kept is a point.
+    every_from: Seq,
+    /// Points below that.
+    kept: BTreeSet<Seq>,
 }
 
 /// One disk of the machine.
@@ -54,6 +59,8 @@ pub struct DiskHistory {
     pub broken: Option<Broken>,
     level: bool,
     requests: Requests,
+    /// With which `Seq` each copy began that builds on nothing, but the first.
+    copies: Vec<Seq>,
 }
 
 /// When a disk joined the machine's cuts, and when it left them.
@@ -138,6 +145,8 @@ impl MachineHistory {
             bookmarks: BTreeMap::new(),
             times: BTreeMap::new(),
             highest_seq: Seq::ZERO,
+            every_from: Seq::ZERO,
+            kept: BTreeSet::new(),
         }
     }
 
@@ -282,11 +291,25 @@ impl MachineHistory {
             None => self.machine_windows(),
         };
         raw.into_iter()
+            .flat_map(|span| self.kept_of(span))
             .filter_map(|span| {
                 let through = self.floor_to_request(disk, span.through);
                 (span.from <= through).then_some(Span { through, ..span })
             })
             .collect()
+    }
+
+    /// What a policy kept of a span: points below, and every write from there on.
+    fn kept_of(&self, span: Span) -> impl Iterator<Item = Span> {
+        let last = span.through.min(Seq(self.every_from.0.saturating_sub(1)));
+        let below = (span.from <= last).then(|| self.kept.range(span.from..=last));
+        let below = below.into_iter().flatten().map(|&seq| Span {
+            from: seq,
+            through: seq,
+        });
+        let from = span.from.max(self.every_from);
+        let through = span.through;
+        below.chain((from <= through).then_some(Span { from, through }))
     }
 
     fn machine_windows(&self) -> Vec<Span> {
@@ -431,12 +454,18 @@ impl DiskHistory {
             broken: None,
             level: false,
             requests: Requests::default(),
+            copies: Vec::new(),
         }
     }
 
     /// Whether the newest generation has its resync behind it.
     pub const fn is_level(&self) -> bool {
         self.level
+    }
+
+    /// How many copies that build on nothing it had begun, after the first.
+    pub fn copy(&self) -> u32 {
+        u32::try_from(self.copies.len()).expect("a copy of a disk takes longer than that")
     }
 
     /// Whether the disk is one of the machine's at `seq`.
@@ -475,6 +504,7 @@ impl DiskHistory {
                 life.ended = life.ended.filter(|ended| *ended < first);
             }
             self.requests.forget_from(first);
+            self.copies.push(first);
         }
         self.broken = None;
         self.level = false;

@@ -11,6 +11,8 @@
 //! | `commit.rs`     | when to freeze an object, and how far `committed` reaches      | R9, R10    |
 //! | `history.rs`    | what a machine's objects say: positions, points, damage        | –          |
 //! | `extent_map.rs` | which bytes a disk has at a `Seq`                              | –          |
+//! | `versions.rs`   | what a map layer holds of a disk's objects                     | R13        |
+//! | `sweep.rs`      | which bytes a disk has at a `Seq`, from layers                 | –          |
 //! | `ladder.rs`     | which points a policy keeps, and when time counts              | –          |
 //! | `digest_map.rs` | which digests a disk's pieces have, for a compare              | –          |
 
@@ -21,6 +23,8 @@ pub mod history;
 pub mod ladder;
 pub mod path;
 pub mod sealing;
+pub mod sweep;
+pub mod versions;
 
 #[cfg(test)]
 mod sample;

@@ -55,6 +55,30 @@ impl Requests {
         }
     }
 
+    /// The request whose changes are still coming: first and last known one.
+    pub(super) fn open(&self) -> Option<(Seq, Seq)> {
+        let first = self.open?;
+        self.by_first.get(&first).map(|last| (first, last.seq))
+    }
+
+    /// Goes on with a request whose changes are still coming.
+    pub(super) fn take_up(&mut self, (first, seq): (Seq, Seq)) {
+        self.by_first.insert(first, Last { seq, ends: false });
+        self.open = Some(first);
+    }
+
+    /// All but the one that is open: first, last, and whether that ends it.
+    pub(super) fn closed(&self) -> impl Iterator<Item = (Seq, Seq, bool)> + '_ {
+        let closed = self.by_first.iter();
+        let closed = closed.filter(|(first, _)| Some(**first) != self.open);
+        closed.map(|(first, last)| (*first, last.seq, last.ends))
+    }
+
+    /// Adds one that is known from elsewhere.
+    pub(super) fn add(&mut self, first: Seq, seq: Seq, ends: bool) {
+        self.by_first.insert(first, Last { seq, ends });
+    }
+
     /// Where `seq` lies inside a request: the point before that, and the one that it ends with, if it does.
     pub(super) fn around(&self, seq: Seq) -> Option<(Seq, Option<Seq>)> {
         let (&first, last) = self.by_first.range(..=seq).next_back()?;
