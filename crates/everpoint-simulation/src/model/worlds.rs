@@ -9,7 +9,9 @@ use stateright::Model;
 
 use super::explore::{Limits, Outcome, explore};
 use super::ownership::World;
-use super::{agents, condemned, disks, folding, group, listing, manifests, origin, replica};
+use super::{
+    agents, condemned, disks, folding, group, listing, manifests, origin, pruning, replica,
+};
 
 pub use left_out::{left_out, left_out_in_vain};
 
@@ -102,9 +104,37 @@ pub fn long_worlds() -> Vec<Planned> {
         BOUNDED,
         more,
     ));
+    worlds.extend(pruning_further());
     worlds.extend(of_two_journals());
     worlds.extend(of_more_journals());
     worlds
+}
+
+fn pruning_further() -> Vec<Planned> {
+    let world = |name, world: pruning::Pruning| Planned::new(name, BOUNDED, world);
+    let all = pruning::Pruning {
+        machines: 2,
+        workers: 2,
+        readers: 1,
+        ..pruning::Pruning::SMALL
+    };
+    let exactly = pruning::Holds::Exactly;
+    let holds = pruning::Pruning {
+        holds: exactly,
+        ..all
+    };
+    let readers = pruning::Pruning {
+        machines: 1,
+        readers: 2,
+        numbers_max: 4,
+        jobs: 3,
+        ..all
+    };
+    vec![
+        world("pruning: two machines, two workers, holds", all),
+        world("pruning: the same, exact holds", holds),
+        world("pruning: two workers, two readers", readers),
+    ]
 }
 
 fn of_two_journals() -> Vec<Planned> {
@@ -218,6 +248,24 @@ fn own_models(limits: Limits) -> Vec<Planned> {
     let manifests = manifests::Manifests {
         rules: manifests::Rules::ALL,
     };
+    let small = pruning::Pruning::SMALL;
+    let shared = pruning::Pruning {
+        machines: 2,
+        ..small
+    };
+    let workers = pruning::Pruning {
+        workers: 2,
+        jobs: 2,
+        ..small
+    };
+    let held = pruning::Pruning {
+        readers: 1,
+        ..small
+    };
+    let held_exactly = pruning::Pruning {
+        holds: pruning::Holds::Exactly,
+        ..held
+    };
     let condemned = |resumes| condemned::Condemned {
         objects: 2,
         resumes,
@@ -236,6 +284,10 @@ fn own_models(limits: Limits) -> Vec<Planned> {
         Planned::new("disks: two, one order, one cut", limits, disks),
         Planned::new("agents: rolled back, both lives running", limits, agents),
         Planned::new("manifests: two workers", limits, manifests),
+        Planned::new("pruning: two machines share objects", limits, shared),
+        Planned::new("pruning: two workers", limits, workers),
+        Planned::new("pruning: a reader that holds", limits, held),
+        Planned::new("pruning: a reader, exact holds", limits, held_exactly),
         Planned::new("condemned lists: two journals", limits, condemned(false)),
         Planned::new("condemned lists: a life resumed", limits, condemned(true)),
         Planned::new("replica: two servers, late puts", limits, replica),
