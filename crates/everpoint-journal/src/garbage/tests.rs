@@ -155,12 +155,17 @@ prop_compose! {
         machines in (a_machine(0), a_machine(1), a_machine(2)),
         there in some(vec![0, 1, 2]).prop_shuffle(),
         journals in (a_journal(0), a_journal(1)),
+        turned in any::<bool>(),
         holds in vec(a_hold(), 0..=3),
     ) -> Inventory {
         let machines = [machines.0, machines.1, machines.2];
+        let mut journals = vec![journals.0, journals.1];
+        if turned {
+            journals.reverse();
+        }
         Inventory {
             machines: there.into_iter().map(|at: usize| machines[at].clone()).collect(),
-            journals: vec![journals.0, journals.1],
+            journals,
             holds,
         }
     }

@@ -111,29 +111,30 @@ pub fn long_worlds() -> Vec<Planned> {
 }
 
 fn pruning_further() -> Vec<Planned> {
-    let world = |name, world: pruning::Pruning| Planned::new(name, BOUNDED, world);
-    let all = pruning::Pruning {
+    let one_worker = pruning::Pruning {
         machines: 2,
-        workers: 2,
         readers: 1,
         ..pruning::Pruning::SMALL
     };
-    let exactly = pruning::Holds::Exactly;
-    let holds = pruning::Pruning {
-        holds: exactly,
-        ..all
+    let exactly = pruning::Pruning {
+        holds: pruning::Holds::Exactly,
+        ..one_worker
     };
-    let readers = pruning::Pruning {
+    let two_workers = pruning::Pruning {
+        workers: 2,
+        ..one_worker
+    };
+    let two_readers = pruning::Pruning {
         machines: 1,
         readers: 2,
-        numbers_max: 4,
-        jobs: 3,
-        ..all
+        jobs: 2,
+        ..two_workers
     };
     vec![
-        world("pruning: two machines, two workers, holds", all),
-        world("pruning: the same, exact holds", holds),
-        world("pruning: two workers, two readers", readers),
+        Planned::new("pruning: two machines, a reader", LONG, one_worker),
+        Planned::new("pruning: the same, exact holds", LONG, exactly),
+        Planned::new("pruning: two machines, two workers", BOUNDED, two_workers),
+        Planned::new("pruning: two workers, two readers", BOUNDED, two_readers),
     ]
 }
 
