@@ -14,6 +14,9 @@ fuzz_target!(|text: &str| {
             }
             name::ObjectKind::JournalEnd(journal) => name::journal_end(journal),
             name::ObjectKind::Origin(machine) => name::origin(machine),
+            name::ObjectKind::Manifest(machine, number) => name::manifest(machine, number),
+            name::ObjectKind::Layer(machine, id) => name::layer(machine, id),
+            name::ObjectKind::Pack(machine, id) => name::pack(machine, id),
         };
         assert_eq!(name::parse(&written), Some(kind));
     }

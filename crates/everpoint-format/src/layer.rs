@@ -48,6 +48,8 @@ use crate::object::ObjectChecksum;
 use marks::Marks;
 use page::Page;
 
+/// Length of what stands before the first page. Unit: bytes.
+pub const FRONT_LEN: usize = 8;
 /// Length of the footer. Unit: bytes.
 pub const FOOTER_LEN: usize = 112;
 /// Most bytes of one layer. A writer begins another before. Unit: bytes.
@@ -60,7 +62,6 @@ const MAGIC: [u8; 4] = *b"EPLY";
 const DIRECTORY_MAGIC: [u8; 4] = *b"EPLX";
 const FOOTER_MAGIC: [u8; 4] = *b"EPLF";
 const VERSION: u16 = 1;
-const FRONT_LEN: usize = 8;
 const PAGE_LEN: usize = 72;
 const MARKS_LEN: usize = 56;
 const OBJECT_LEN: usize = 48;
@@ -471,6 +472,18 @@ impl LiveObject {
         let live = reader.u64()?;
         Ok(Self { home, live })
     }
+}
+
+/// Checks what stands before the first page.
+///
+/// # Errors
+///
+/// See [`DecodeError`].
+pub fn check_front(bytes: &[u8]) -> Result<(), DecodeError> {
+    let mut reader = Reader::new(WHAT, bytes);
+    reader.open(MAGIC, VERSION)?;
+    reader.reserved(2)?;
+    reader.end()
 }
 
 /// A layer's or pack's name.

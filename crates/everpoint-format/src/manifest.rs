@@ -1,7 +1,7 @@
 //! Manifest: what retention has made of one machine's history, numbered; the newest one counts.
 //!
 //! ```text
-//! magic "EPMF", version 1 (2), reserved (2), vault (16), machine (16), number (8),
+//! magic "EPMF", version 1 (2), flags (2: bit 0: the path ends here), vault (16), machine (16), number (8),
 //! checksum of the manifest before (32: BLAKE3 of all its bytes; 0 for number 1),
 //! created_at (8), position: level (8) and random (16) of the journal, object (8), its
 //! checksum (32); every_from (8), highest_seq (8), disk_count (4), layer_count (4),
@@ -72,6 +72,8 @@ pub struct Manifest {
     pub previous: ObjectChecksum,
     pub created_at: WallTime,
     pub position: FoldedTo,
+    /// The machine left this vault with the position's object: its path goes on nowhere.
+    pub closed: bool,
     /// From here on every write is a point.
     pub every_from: Seq,
     /// The highest `Seq` that anything folded states.
@@ -197,7 +199,7 @@ impl Manifest {
         let mut out = Vec::new();
         out.put(&MAGIC);
         out.put_u16(VERSION);
-        out.put_u16(0);
+        out.put_u16(u16::from(self.closed));
         out.put(&self.vault.0);
         out.put(&self.machine.0);
         out.put_u64(self.number.0);
@@ -246,7 +248,10 @@ impl Manifest {
         Reader::new(WHAT, bytes).open(MAGIC, VERSION)?;
         let mut reader = Reader::new(WHAT, checked(WHAT, bytes)?);
         reader.open(MAGIC, VERSION)?;
-        reader.reserved(2)?;
+        let flags = reader.u16()?;
+        if 1 < flags {
+            return Err(reader.invalid("a manifest has unknown flags"));
+        }
         let (vault, machine) = (VaultId(reader.array()?), MachineId(reader.array()?));
         let number = ManifestNo(reader.u64()?);
         let previous = ObjectChecksum(reader.array()?);
@@ -291,6 +296,7 @@ impl Manifest {
             previous,
             created_at,
             position,
+            closed: flags == 1,
             every_from,
             highest_seq,
             disks,

@@ -1,7 +1,7 @@
 //! A machine's history: its path through journals, who owns it, what is committed, what can be
 //! restored.
 //!
-//! Pure machines: they name what they need to know, are told, and decide. The rules R1 to R14 of the
+//! Pure machines: they name what they need to know, are told, and decide. The rules R1 to R14 and R18 of the
 //! design stand where they are decided:
 //!
 //! | file            | decides                                                        | rules      |
@@ -13,12 +13,14 @@
 //! | `extent_map.rs` | which bytes a disk has at a `Seq`                              | –          |
 //! | `versions.rs`   | what a map layer holds of a disk's objects                     | R13        |
 //! | `sweep.rs`      | which bytes a disk has at a `Seq`, from layers                 | –          |
+//! | `garbage.rs`    | what may be deleted, and why the rest may not                  | R13, R18   |
 //! | `ladder.rs`     | which points a policy keeps, and when time counts              | –          |
 //! | `digest_map.rs` | which digests a disk's pieces have, for a compare              | –          |
 
 pub mod commit;
 pub mod digest_map;
 pub mod extent_map;
+pub mod garbage;
 pub mod history;
 pub mod ladder;
 pub mod path;

@@ -13,6 +13,7 @@
 
 use everpoint_format::data::DataIndex;
 use everpoint_format::index::Release;
+use everpoint_format::manifest::FoldedTo;
 use everpoint_format::object::{ObjectChecksum, Seal};
 use everpoint_format::origin::Origin;
 use everpoint_marks::{planted, reached};
@@ -120,10 +121,21 @@ const FIRST: ObjectNo = ObjectNo::ZERO.next();
 #[derive(Debug)]
 enum At {
     Origin,
-    /// And the first of its objects that is wanted.
-    Listing(JournalId, ObjectNo),
+    Listing(Entry),
     Reading(Reading),
     Done(PathEnd),
+}
+
+/// Where a walk enters a journal.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    journal: JournalId,
+    /// The first of its objects that is wanted.
+    first: ObjectNo,
+    /// It must reach to here.
+    known: ObjectNo,
+    /// Checksum of the object before the first.
+    previous: Option<ObjectChecksum>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -157,10 +169,32 @@ impl PathWalk {
 
     /// A walk that begins at an object that is known to be part of the machine's path. It is asked for, and handed
     /// back as part of it: where the machine left the journal in it, the walk follows.
-    pub const fn from(machine: MachineId, journal: JournalId, number: ObjectNo) -> Self {
+    pub fn from(machine: MachineId, journal: JournalId, number: ObjectNo) -> Self {
+        let previous = (number == FIRST).then(ObjectChecksum::default);
+        let entry = Entry {
+            journal,
+            first: number,
+            known: number,
+            previous,
+        };
         Self {
             machine,
-            at: At::Listing(journal, number),
+            at: At::Listing(entry),
+            damage: Vec::new(),
+        }
+    }
+
+    /// A walk that goes on behind what a manifest has folded.
+    pub fn behind(machine: MachineId, folded: &FoldedTo) -> Self {
+        let entry = Entry {
+            journal: folded.journal,
+            first: folded.number.next(),
+            known: folded.number,
+            previous: Some(folded.checksum),
+        };
+        Self {
+            machine,
+            at: At::Listing(entry),
             damage: Vec::new(),
         }
     }
@@ -169,7 +203,7 @@ impl PathWalk {
     pub fn need(&self) -> Option<Need> {
         match &self.at {
             At::Origin => Some(Need::Origin),
-            At::Listing(journal, _) => Some(Need::Listing(*journal)),
+            At::Listing(entry) => Some(Need::Listing(entry.journal)),
             At::Reading(at) => Some(Need::Object(at.journal, at.next)),
             At::Done(_) => None,
         }
@@ -209,7 +243,7 @@ impl PathWalk {
         );
         self.at = match origin {
             Ok(Some(origin)) if origin.machine == self.machine => {
-                At::Listing(origin.journal, FIRST)
+                At::Listing(Entry::whole(origin.journal))
             }
             Ok(None) => At::Done(PathEnd::NoOrigin),
             Ok(Some(_)) | Err(()) => {
@@ -225,9 +259,10 @@ impl PathWalk {
     ///
     /// If no listing was needed.
     pub fn handle_listing(&mut self, listing: &Listing) {
-        let At::Listing(journal, first) = self.at else {
+        let At::Listing(entry) = self.at else {
             panic!("no listing was asked for");
         };
+        let (journal, first) = (entry.journal, entry.first);
         if listing.has_end {
             self.damage.push(Damage::Pruned { journal });
             self.at = At::Done(PathEnd::Broken);
@@ -237,8 +272,8 @@ impl PathWalk {
             Some((last, _)) if planted!(PathOverGap) => *last,
             _ => gapless_run(listing),
         };
-        if listed < first && first != FIRST {
-            let number = first;
+        if listed < entry.known && first != FIRST {
+            let number = entry.known;
             self.damage.push(Damage::Vanished { journal, number });
             self.at = At::Done(PathEnd::Broken);
             return;
@@ -247,7 +282,7 @@ impl PathWalk {
             journal,
             next: first,
             listed,
-            previous: (first == FIRST).then(ObjectChecksum::default),
+            previous: entry.previous,
             ended: None,
         });
         self.stop_at_the_end_of_the_run();
@@ -347,7 +382,7 @@ impl PathWalk {
             });
             self.at = At::Done(PathEnd::Broken);
         } else {
-            self.at = At::Listing(successor, FIRST);
+            self.at = At::Listing(Entry::whole(successor));
         }
     }
 
@@ -368,6 +403,18 @@ impl PathWalk {
                 journal: at.journal,
                 last: at.ended.map_or(at.listed, |prefix| prefix.last),
             });
+        }
+    }
+}
+
+impl Entry {
+    /// A journal from its first object on.
+    fn whole(journal: JournalId) -> Self {
+        Self {
+            journal,
+            first: FIRST,
+            known: ObjectNo::ZERO,
+            previous: Some(ObjectChecksum::default()),
         }
     }
 }

@@ -98,7 +98,11 @@ impl Sweep {
     /// Says what every sector below `end` has.
     fn say_up_to(&mut self, end: u64) {
         while self.at < end {
-            while self.open.peek().is_some_and(|top| top.0.sectors.end <= self.at) {
+            while self
+                .open
+                .peek()
+                .is_some_and(|top| top.0.sectors.end <= self.at)
+            {
                 self.open.pop();
             }
             let Some(Open(top)) = self.open.peek() else {
@@ -138,4 +142,3 @@ impl Sweep {
         }
     }
 }
-

@@ -117,7 +117,8 @@ impl LayerDraft {
                 Change::Data(extent) => {
                     let own = split(&mut digests, extent);
                     let at = (home, block.frame_at, block.frame, raw_at);
-                    let bytes = GivenBytes::new(extent, at, key, own).ok_or(BadReference { seq })?;
+                    let bytes =
+                        GivenBytes::new(extent, at, key, own).ok_or(BadReference { seq })?;
                     self.give(sectors_of(extent), version, Some(bytes));
                 }
                 Change::Reference {
@@ -125,7 +126,9 @@ impl LayerDraft {
                     place_index,
                 } => {
                     let own = split(&mut digests, extent);
-                    let place = usize::try_from(place_index).ok().and_then(|at| places.get(at));
+                    let place = usize::try_from(place_index)
+                        .ok()
+                        .and_then(|at| places.get(at));
                     let bytes = place.and_then(|place| {
                         let home = FrameHome::Journal(place.journal, place.number);
                         let at = (home, place.frame_at, place.frame, u64::from(place.raw_at));
@@ -168,7 +171,8 @@ impl LayerDraft {
             }
         }
         if let Some(last) = block.records.last() {
-            self.times.insert(last.seq, block.captured.last.shifted(offset));
+            self.times
+                .insert(last.seq, block.captured.last.shifted(offset));
         }
     }
 
@@ -342,10 +346,13 @@ fn parts(marks: Marks) -> impl Iterator<Item = Marks> {
         times: times.to_vec(),
         ..Marks::default()
     });
-    let requests = marks.requests.chunks(SMALL_COUNT_MAX).map(|requests| Marks {
-        requests: requests.to_vec(),
-        ..Marks::default()
-    });
+    let requests = marks
+        .requests
+        .chunks(SMALL_COUNT_MAX)
+        .map(|requests| Marks {
+            requests: requests.to_vec(),
+            ..Marks::default()
+        });
     let bookmarks = marks.bookmarks.chunks(COUNT_MAX).map(|bookmarks| Marks {
         bookmarks: bookmarks.to_vec(),
         ..Marks::default()

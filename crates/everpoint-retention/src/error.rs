@@ -53,11 +53,17 @@ impl LoadError {
 pub(crate) fn kind_of_history(error: &HistoryError) -> ErrorKind {
     match error {
         HistoryError::NotAVault { .. } => ErrorKind::Usage,
-        HistoryError::Header { .. } | HistoryError::End { .. } => ErrorKind::Integrity,
+        HistoryError::Header { .. }
+        | HistoryError::End { .. }
+        | HistoryError::Manifest { .. }
+        | HistoryError::Layer { .. }
+        | HistoryError::LayerGone { .. }
+        | HistoryError::LayerUnread { .. } => ErrorKind::Integrity,
         HistoryError::Read(source) => kind_of_read(source),
-        HistoryError::Unsettled { .. } | HistoryError::List(_) | HistoryError::Create(_) => {
-            ErrorKind::Io
-        }
+        HistoryError::Unsettled { .. }
+        | HistoryError::ManifestGone { .. }
+        | HistoryError::List(_)
+        | HistoryError::Create(_) => ErrorKind::Io,
     }
 }
 

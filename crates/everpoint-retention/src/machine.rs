@@ -5,6 +5,7 @@ mod loading;
 use std::collections::BTreeMap;
 
 use everpoint_format::data::DataIndex;
+use everpoint_format::manifest::{DiskState, FoldedTo, Manifest};
 use everpoint_format::name;
 use everpoint_format::object::ObjectChecksum;
 use everpoint_journal::history::{Broken, MachineHistory, NotAPoint, Span};
@@ -13,10 +14,14 @@ use everpoint_units::{
     ByteLen, DiskId, JournalId, MachineId, ObjectNo, SECTOR_LEN, Seq, VaultId, WallTime,
 };
 use everpoint_vault::Vault;
-use everpoint_vault::history::{list_machines, walk, walk_all};
+use everpoint_vault::history::{
+    HistoryError, StoredManifest, Walked, list_machines, newest_manifest, walk, walk_all,
+    walk_behind,
+};
 use serde::Serialize;
 
 use crate::error::LoadError;
+use crate::layers::add_marks;
 use crate::plain;
 
 use loading::Loading;
@@ -37,6 +42,8 @@ pub struct LoadedMachine {
     end: PathEnd,
     damage: Vec<DamageNote>,
     objects: Objects,
+    /// What retention has folded; the objects are those behind it.
+    manifest: Option<Box<Manifest>>,
     /// The first section of a disk that was not folded: object and section. Nothing of the disk that
     /// follows it is either.
     rejected: BTreeMap<DiskId, (u32, u32)>,
@@ -61,6 +68,8 @@ pub struct DamageNote {
 /// month of commits every two seconds fits into 73 MB.
 #[derive(Debug, Default)]
 struct Objects {
+    /// What lies before is folded into map layers.
+    folded: Option<(JournalId, ObjectNo)>,
     /// The journals of the path, and how far it runs through each.
     journals: Vec<(JournalId, ObjectNo)>,
     entries: Vec<ObjectEntry>,
@@ -95,9 +104,16 @@ pub async fn load_machine(
     id: VaultId,
     machine: MachineId,
 ) -> Result<LoadedMachine, LoadError> {
-    let mut loading = Loading::new(machine, true);
+    let manifest = newest_manifest(vault, id, machine).await?;
+    let folded = manifest.as_ref().map(|stored| stored.manifest.position);
+    let closed = manifest.as_ref().and_then(closed_at);
+    let mut loading = begin(vault, id, machine, manifest, true).await?;
     let visit = |journal, number, data: &DataIndex, _| loading.fold(journal, number, data);
-    let walked = walk(vault, id, machine, visit).await?;
+    let walked = match (closed, folded) {
+        (Some(closed), _) => closed,
+        (None, None) => walk(vault, id, machine, visit).await?,
+        (None, Some(folded)) => walk_behind(vault, id, machine, &folded, visit).await?,
+    };
     if walked.end == PathEnd::NoOrigin {
         return Err(LoadError::NoSuchMachine { machine });
     }
@@ -114,23 +130,59 @@ pub async fn load_machines(
     vault: &Vault,
     id: VaultId,
 ) -> Result<BTreeMap<MachineId, LoadedMachine>, LoadError> {
-    let machines = list_machines(vault).await?;
-    let mut loading: BTreeMap<_, _> = machines
-        .iter()
-        .map(|&machine| (machine, Loading::new(machine, false)))
-        .collect();
+    let mut loading = BTreeMap::new();
+    let (mut starts, mut closed_paths) = (Vec::new(), Vec::new());
+    for machine in list_machines(vault).await? {
+        let manifest = newest_manifest(vault, id, machine).await?;
+        let folded = manifest.as_ref().map(|stored| stored.manifest.position);
+        match manifest.as_ref().and_then(closed_at) {
+            Some(closed) => closed_paths.push((machine, closed)),
+            None => starts.push((machine, folded)),
+        }
+        let began = begin(vault, id, machine, manifest, false).await?;
+        loading.insert(machine, began);
+    }
     let visit = |in_path: &[MachineId], journal, number, data: &DataIndex, _| {
         for machine in in_path {
             let machine = loading.get_mut(machine).expect("only these are walked");
             machine.fold(journal, number, data);
         }
     };
-    let walked = walk_all(vault, id, machines, visit).await?;
+    let mut walked = walk_all(vault, id, starts, visit).await?;
+    walked.extend(closed_paths);
     let loaded = walked.into_iter().filter_map(|(machine, walked)| {
         let loading = loading.remove(&machine).expect("each is walked once");
         (walked.end != PathEnd::NoOrigin).then(|| (machine, loading.finish(walked)))
     });
     Ok(loaded.collect())
+}
+
+/// How a path ended that a manifest knows the end of.
+fn closed_at(stored: &StoredManifest) -> Option<Walked> {
+    let FoldedTo {
+        journal, number, ..
+    } = stored.manifest.position;
+    stored.manifest.closed.then(|| Walked {
+        end: PathEnd::Closed { journal, number },
+        damage: Vec::new(),
+    })
+}
+
+/// What a manifest and the marks of its layers say of a machine; nothing where there is none.
+async fn begin(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+    manifest: Option<StoredManifest>,
+    keeps_objects: bool,
+) -> Result<Loading, HistoryError> {
+    let Some(stored) = manifest else {
+        return Ok(Loading::new(machine, keeps_objects));
+    };
+    let manifest = stored.manifest;
+    let mut history = MachineHistory::take_up(&manifest);
+    add_marks(vault, id, &manifest, &mut history).await?;
+    Ok(Loading::behind(history, manifest, keeps_objects))
 }
 
 /// The machine that has the disk. This reads every index in the vault: say the machine where it is known.
@@ -183,6 +235,17 @@ impl LoadedMachine {
         } else {
             Err(LoadError::DiskNotSeen { disk, damaged })
         }
+    }
+
+    /// What retention has folded of its history.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_deref()
+    }
+
+    /// The disk as the manifest has it.
+    pub(crate) fn folded_disk(&self, disk: DiskId) -> Option<&DiskState> {
+        let manifest = self.manifest.as_ref()?;
+        manifest.disks.iter().find(|state| state.disk == disk)
     }
 
     /// The disk's size as of `seq`; nothing where the machine has no such disk.
@@ -279,9 +342,23 @@ impl LoadedMachine {
         }
     }
 
+    /// Whether an object, if it is of the machine's path, lies in what the manifest has folded.
+    pub(crate) fn has_folded(&self, journal: JournalId, number: ObjectNo) -> bool {
+        let is_before = |position: &FoldedTo| match journal == position.journal {
+            true => number <= position.number,
+            false => journal.level < position.journal.level,
+        };
+        let manifest = self.manifest.as_ref();
+        manifest.is_some_and(|manifest| is_before(&manifest.position))
+    }
+
     /// How many of the machine's objects lie at or before an object of its path; `None` for one that is not in the
     /// path.
     pub(crate) fn count_through(&self, journal: JournalId, number: ObjectNo) -> Option<u32> {
+        let is_folded = |folded: (JournalId, ObjectNo)| folded.0 == journal && number < folded.1;
+        if self.objects.folded.is_some_and(is_folded) {
+            return None;
+        }
         // A path goes through a journal once: levels rise.
         let mut journals = (0_u32..).zip(&self.objects.journals);
         let (at, _) =

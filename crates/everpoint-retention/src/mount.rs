@@ -30,6 +30,7 @@ use everpoint_vault::{ObjectName, ReadError, Vault};
 use futures::StreamExt as _;
 
 use crate::error::{ErrorKind, LoadError, kind_of_history, kind_of_read};
+use crate::layers::found_at;
 use crate::machine::{DamageNote, LoadedMachine, Subject};
 use crate::point::PointError;
 use crate::restore::{DiskAt, Progress, locate, same_object};
@@ -137,7 +138,10 @@ pub async fn mount_point(
     let history = &loaded.history().disks()[&what.disk];
     let size = ByteLen(history.sectors_at(seq) * SECTOR_LEN);
     let mapping = map_runs(vault, &header, &loaded, (what.disk, seq), progress);
-    let map = mapping.await?.finish(size);
+    let (id, manifest) = (header.vault, loaded.manifest());
+    let sectors = size.0 / SECTOR_LEN;
+    let layered = found_at(vault, id, manifest, (what.disk, seq), sectors).await?;
+    let map = mapping.await?.finish(loaded.machine(), layered, size);
     Ok(MountedPoint {
         machine: loaded.machine(),
         disk: what.disk,

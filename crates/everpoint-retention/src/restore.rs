@@ -41,6 +41,7 @@ use crate::machine::{DamageNote, LoadedMachine, Subject, find_machine, load_mach
 use crate::plain;
 use crate::point::{At, PointError};
 
+pub(crate) use changes::{Changes, Sectors, sectors_of};
 pub(crate) use fetch::same_object;
 
 pub use blob::{BlobError, BlobRestored, BlobTarget, DiskAt, bring_to_point, restore_to_blob};

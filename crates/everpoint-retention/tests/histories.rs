@@ -21,6 +21,8 @@ mod damage;
 mod differences;
 #[path = "histories/flips.rs"]
 mod flips;
+#[path = "histories/layers.rs"]
+mod layers;
 #[path = "histories/mounts.rs"]
 mod mounts;
 #[path = "histories/oracle.rs"]

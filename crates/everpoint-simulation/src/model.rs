@@ -12,6 +12,7 @@
 //! | `disks.rs`     | cuts           | `MachineHistory`                        | agent                     |
 //! | `agents.rs`    | dirty bits     | –                                       | all                       |
 //! | `manifests.rs` | R16 to R18     | –                                       | all                       |
+//! | `pruning.rs`   | R13, R16–18    | –                                       | all                       |
 //! | `condemned.rs` | R15            | –                                       | all                       |
 //! | `replica.rs`   | the fence      | –                                       | all                       |
 //! | `group.rs`     | group points   | –                                       | all                       |
@@ -31,6 +32,7 @@ mod listing;
 mod manifests;
 mod origin;
 mod ownership;
+mod pruning;
 mod replica;
 mod store;
 mod worlds;

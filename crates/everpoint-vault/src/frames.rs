@@ -4,14 +4,20 @@ mod error;
 mod verify;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use everpoint_format::Change;
 use everpoint_format::change::Frame;
 use everpoint_format::digest::{PIECE_SECTORS, PieceDigest, whole_pieces};
 use everpoint_format::index::{BlockEntry, Index, Section};
+use everpoint_format::layer::FrameHome;
+use everpoint_format::layer::page::DigestSeal;
 use everpoint_format::name;
 use everpoint_journal::extent_map::Run;
-use everpoint_units::{ByteLen, ByteOffset, Extent, JournalId, ObjectNo, SECTOR_LEN};
+use everpoint_journal::sweep::Found;
+use everpoint_units::{
+    ByteLen, ByteOffset, Extent, JournalId, Lba, MachineId, ObjectNo, SECTOR_LEN,
+};
 
 use crate::name::ObjectName;
 
@@ -33,6 +39,8 @@ pub struct FrameJob {
     pub cuts: Vec<Cut>,
     /// By place in the frame, each piece once.
     pub checks: Vec<Check>,
+    /// Of records that a map layer gives, each once.
+    pub seals: Vec<SealCheck>,
 }
 
 /// Bytes of a frame, and where on the disk they go.
@@ -51,6 +59,14 @@ pub struct Check {
     pub disk_at: ByteOffset,
 }
 
+/// What stands for the digests of a record that lies in a frame whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SealCheck {
+    pub raw_at: usize,
+    pub extent: Extent,
+    pub seal: DigestSeal,
+}
+
 /// Frames of one object that are read at once.
 #[derive(Debug)]
 pub struct Batch {
@@ -66,8 +82,7 @@ pub struct Batch {
 /// frame make two jobs, and one of them fails.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct FrameKey {
-    journal: JournalId,
-    number: ObjectNo,
+    home: FrameHome,
     frame_at: u64,
     stored_len: u32,
     raw_len: u32,
@@ -122,11 +137,48 @@ pub fn batches(
                 frame: parts.frame,
                 cuts: Vec::new(),
                 checks: Vec::new(),
+                seals: Vec::new(),
             });
             job.add(&parts, run);
         }
     }
-    Ok(coalesce(jobs))
+    let name_of = |home| match home {
+        FrameHome::Journal(journal, number) => object_name(journal, number),
+        FrameHome::Pack(_) => unreachable!("an index names journal objects alone"),
+    };
+    Ok(coalesce(jobs, name_of))
+}
+
+/// The reads that give what a machine's map layers say of a disk, by object and place.
+///
+/// # Errors
+///
+/// [`IntegrityError::Reference`]: a layer that names sectors beyond a record.
+pub fn found_batches(machine: MachineId, found: &[Found]) -> Result<Vec<Batch>, IntegrityError> {
+    let mut jobs: BTreeMap<FrameKey, FrameJob> = BTreeMap::new();
+    for found in found {
+        let bytes = &found.bytes;
+        let key = FrameKey::of(bytes.home, bytes.frame_at, &bytes.frame);
+        let job = jobs.entry(key).or_insert_with(|| FrameJob {
+            frame_at: ByteOffset(bytes.frame_at),
+            frame: bytes.frame,
+            cuts: Vec::new(),
+            checks: Vec::new(),
+            seals: Vec::new(),
+        });
+        if job.add_found(found).is_none() {
+            return Err(IntegrityError::Reference {
+                object: home_name(machine, bytes.home),
+                disk_at: ByteOffset(found.sectors.start.saturating_mul(SECTOR_LEN)),
+            });
+        }
+    }
+    for job in jobs.values_mut() {
+        job.seals
+            .sort_unstable_by_key(|seal| (seal.raw_at, seal.extent.start()));
+        job.seals.dedup();
+    }
+    Ok(coalesce(jobs, |home| home_name(machine, home)))
 }
 
 const fn block_of(run: &Run) -> (u32, u32) {
@@ -152,7 +204,11 @@ fn record_parts<'a>(
     let (journal, number) = object;
     let (extent, key, frame, raw_at) = match change {
         Change::Data(extent) => {
-            let key = FrameKey::of(journal, number, entry.frame_at, &entry.frame);
+            let key = FrameKey::of(
+                FrameHome::Journal(journal, number),
+                entry.frame_at,
+                &entry.frame,
+            );
             (*extent, key, entry.frame, passed.raw)
         }
         Change::Reference {
@@ -164,7 +220,11 @@ fn record_parts<'a>(
             if u64::from(place.frame.raw_len) < end {
                 return None;
             }
-            let key = FrameKey::of(place.journal, place.number, place.frame_at, &place.frame);
+            let key = FrameKey::of(
+                FrameHome::Journal(place.journal, place.number),
+                place.frame_at,
+                &place.frame,
+            );
             (*extent, key, place.frame, u64::from(place.raw_at))
         }
         _ => unreachable!("the map holds records that give bytes"),
@@ -186,10 +246,9 @@ fn digest_count(change: &Change) -> usize {
 }
 
 impl FrameKey {
-    const fn of(journal: JournalId, number: ObjectNo, frame_at: u64, frame: &Frame) -> Self {
+    const fn of(home: FrameHome, frame_at: u64, frame: &Frame) -> Self {
         Self {
-            journal,
-            number,
+            home,
             frame_at,
             stored_len: frame.stored_len,
             raw_len: frame.raw_len,
@@ -225,17 +284,41 @@ impl FrameJob {
     }
 }
 
+impl FrameJob {
+    /// Adds what a layer gives of a record; `None` where the record is on no disk, or does not reach so far.
+    fn add_found(&mut self, found: &Found) -> Option<()> {
+        let bytes = &found.bytes;
+        let first = found.sectors.start.checked_sub(u64::from(bytes.lead))?;
+        let extent = Extent::new(Lba::new(first)?, NonZeroU32::new(bytes.record_sectors)?)?;
+        let is_inside = found.sectors.end <= extent.end().sector();
+        let small = |len: u64| usize::try_from(len).ok().filter(|_| is_inside);
+        self.cuts.push(Cut {
+            raw_at: small(bytes.first_at())?,
+            len: small((found.sectors.end - found.sectors.start) * SECTOR_LEN)?,
+            disk_at: ByteOffset(found.sectors.start * SECTOR_LEN),
+        });
+        self.seals.push(SealCheck {
+            raw_at: bytes.raw_at as usize,
+            extent,
+            seal: bytes.seal,
+        });
+        Some(())
+    }
+}
+
 /// Groups frames that lie close together into reads.
-fn coalesce(jobs: BTreeMap<FrameKey, FrameJob>) -> Vec<Batch> {
+fn coalesce(
+    jobs: BTreeMap<FrameKey, FrameJob>,
+    name_of: impl Fn(FrameHome) -> ObjectName,
+) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
-    let mut open: Option<(JournalId, ObjectNo)> = None;
+    let mut open: Option<FrameHome> = None;
     for (key, mut job) in jobs {
         // A piece that several runs touch is verified once.
         job.checks.sort_unstable_by_key(|check| check.raw_at);
         job.checks.dedup();
-        let object = (key.journal, key.number);
         let (stored, raw) = (u64::from(key.stored_len), u64::from(key.raw_len));
-        let last = batches.last_mut().filter(|_| open == Some(object));
+        let last = batches.last_mut().filter(|_| open == Some(key.home));
         if let Some(batch) = last
             && batch.takes(key.frame_at, stored, raw)
         {
@@ -244,9 +327,9 @@ fn coalesce(jobs: BTreeMap<FrameKey, FrameJob>) -> Vec<Batch> {
             batch.jobs.push(job);
             continue;
         }
-        open = Some(object);
+        open = Some(key.home);
         batches.push(Batch {
-            object: object_name(key.journal, key.number),
+            object: name_of(key.home),
             at: job.frame_at,
             len: ByteLen(stored),
             raw_len: ByteLen(raw),
@@ -269,6 +352,16 @@ impl Batch {
     /// What it takes to hold what is read and what it unpacks to. Unit: bytes.
     pub const fn memory(&self) -> u64 {
         self.len.0 + self.raw_len.0
+    }
+}
+
+/// The name of an object that frames of a machine lie in.
+pub fn home_name(machine: MachineId, home: FrameHome) -> ObjectName {
+    match home {
+        FrameHome::Journal(journal, number) => object_name(journal, number),
+        FrameHome::Pack(id) => {
+            ObjectName::new(&name::pack(machine, id)).expect("the format's names are names")
+        }
     }
 }
 

@@ -8,7 +8,9 @@
 //! Everything read is checked before it is handed on: checksums, shape, and that it lies under its own name
 //! in its own vault. Frames are not read here.
 
+mod manifest;
 mod object;
+mod reader;
 mod seal;
 mod walk;
 
@@ -26,9 +28,11 @@ use crate::name::{ObjectName, ObjectPrefix};
 use crate::payload::Payload;
 use crate::vault::Vault;
 
+pub use manifest::{OpenLayer, StoredManifest, list_manifests, newest_manifest, read_manifest};
 pub use object::{decode_object, read_object};
+pub use reader::PathReader;
 pub use seal::seal_journal;
-pub use walk::{WALK_AHEAD_MAX, Walked, read_objects, walk, walk_all, walk_from};
+pub use walk::{WALK_AHEAD_MAX, Walked, read_objects, walk, walk_all, walk_behind, walk_from};
 
 /// What lies under the name of a journal object.
 #[derive(Debug)]
@@ -72,6 +76,29 @@ pub enum HistoryError {
         name: ObjectName,
         source: DecodeError,
     },
+    /// The newest manifest of a machine does not decode, or belongs elsewhere.
+    #[error("{name} does not decode")]
+    Manifest {
+        name: ObjectName,
+        source: DecodeError,
+    },
+    /// Each time the newest manifest was looked for, it was gone when it was read.
+    #[error(
+        "the newest manifest of machine {machine} was gone in {rounds} rounds: somebody deletes manifests"
+    )]
+    ManifestGone { machine: MachineId, rounds: u32 },
+    /// A map layer that a manifest links does not decode, or is another one.
+    #[error("{name} does not decode")]
+    Layer {
+        name: ObjectName,
+        source: DecodeError,
+    },
+    /// A map layer that a manifest links is gone.
+    #[error("{name} is gone")]
+    LayerGone { name: ObjectName },
+    /// A part of a map layer is not there.
+    #[error("{name}: the bytes are not there")]
+    LayerUnread { name: ObjectName, source: ReadError },
     /// A journal that is to be sealed changed each time it was looked at.
     #[error("journal {journal} was not sealed in {rounds} rounds: somebody goes on writing to it")]
     Unsettled { journal: JournalId, rounds: u32 },
@@ -90,8 +117,14 @@ impl HistoryError {
     /// What the caller does next.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::NotAVault { .. } | Self::Header { .. } | Self::End { .. } => Remedy::Report,
-            Self::Unsettled { .. } => Remedy::Again,
+            Self::NotAVault { .. }
+            | Self::Header { .. }
+            | Self::End { .. }
+            | Self::Manifest { .. }
+            | Self::Layer { .. }
+            | Self::LayerGone { .. }
+            | Self::LayerUnread { .. } => Remedy::Report,
+            Self::Unsettled { .. } | Self::ManifestGone { .. } => Remedy::Again,
             Self::Read(source) => source.remedy(),
             Self::List(source) => source.remedy(),
             Self::Create(source) => source.remedy(),

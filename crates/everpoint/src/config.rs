@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use everpoint_agent::AgentConfig;
 use everpoint_process_server::ProcessServerConfig;
+use everpoint_retention::RetentionConfig;
 use everpoint_vault::VaultConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +22,14 @@ const FILE_LEN_MAX: u64 = 1 << 20;
 struct ServerFile {
     roles: Vec<Role>,
     process: Option<ProcessServerConfig>,
+    retention: Option<RetentionConfig>,
+}
+
+/// What a server is to do: at least one of them.
+#[derive(Debug)]
+pub(crate) struct Roles {
+    pub(crate) process: Option<ProcessServerConfig>,
+    pub(crate) retention: Option<RetentionConfig>,
 }
 
 /// What a server does.
@@ -28,6 +37,7 @@ struct ServerFile {
 #[serde(rename_all = "kebab-case")]
 enum Role {
     Process,
+    Retention,
 }
 
 /// An agent's file.
@@ -37,25 +47,38 @@ struct AgentFile {
     agent: AgentConfig,
 }
 
-/// The settings of a process server.
+/// The settings of each role that a server has.
 ///
 /// # Errors
 ///
 /// Bad input, named by file and key.
-pub(crate) fn server(path: &Path) -> Result<ProcessServerConfig, Failure> {
+pub(crate) fn server(path: &Path) -> Result<Roles, Failure> {
     let file: ServerFile = read(path)?;
     let bad = |text: &str| Failure::usage(format!("{}: {text}", path.display()));
-    if !file.roles.contains(&Role::Process) {
-        return Err(bad("roles: is empty").help("write roles = [\"process\"]"));
+    if file.roles.is_empty() {
+        let help = "write roles = [\"process\"], [\"retention\"] or both";
+        return Err(bad("roles: is empty").help(help));
     }
-    let config = file.process.ok_or_else(|| {
-        bad("roles: names \"process\", and there is no section [process]")
-            .help("add the section, as deploy/server.toml shows it")
-    })?;
-    match config.check() {
-        Ok(()) => Ok(config),
-        Err(error) => Err(bad(&format!("process.{}: {}", error.key, error.rule))),
+    let missing = |role: &str| {
+        let text = format!("roles: names \"{role}\", and there is no section [{role}]");
+        bad(&text).help("add the section, as deploy/server.toml shows it")
+    };
+    let mut roles = Roles {
+        process: None,
+        retention: None,
+    };
+    if file.roles.contains(&Role::Process) {
+        let config = file.process.ok_or_else(|| missing("process"))?;
+        let checked = config.check();
+        checked.map_err(|error| bad(&format!("process.{}: {}", error.key, error.rule)))?;
+        roles.process = Some(config);
     }
+    if file.roles.contains(&Role::Retention) {
+        let config = file.retention.ok_or_else(|| missing("retention"))?;
+        config.check().map_err(|error| bad(&error.to_string()))?;
+        roles.retention = Some(config);
+    }
+    Ok(roles)
 }
 
 /// The settings of an agent.
@@ -143,7 +166,13 @@ impl Where {
     ///
     /// See [`server`].
     pub(crate) fn server(&self) -> Result<PathBuf, Failure> {
-        self.socket(|path| Ok(server(path)?.control_socket))
+        self.socket(|path| {
+            let process = server(path)?.process.ok_or_else(|| {
+                let text = format!("{}: no process server runs with this file", path.display());
+                Failure::usage(text).help("name the file of one whose roles have \"process\"")
+            })?;
+            Ok(process.control_socket)
+        })
     }
 
     /// The control socket of an agent.

@@ -1,10 +1,11 @@
-//! `everpoint server`: runs a process server, asks one, and takes another's machines over.
+//! `everpoint server`: runs a process server, retention or both, asks one, and takes another's machines over.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use everpoint_process_server::{Ended, ProcessServer, StartError, Stopped};
+use everpoint_retention::{Retention, RetentionError};
 use everpoint_units::{JournalId, ServerId};
 use everpoint_vault::history::HistoryError;
 use everpoint_vault::{Cause, OpenError};
@@ -13,7 +14,7 @@ use everpoint_wire::control::control_request::Request;
 use everpoint_wire::control::{ServerStatus, StatusRequest, TakeOver, TakenOver};
 use serde::Serialize;
 
-use crate::config::{self, Where};
+use crate::config::{self, Roles, Where};
 use crate::control::{ask, id, not_understood};
 use crate::failure::{Code, Failure};
 use crate::metrics;
@@ -24,7 +25,7 @@ use crate::signals::Signals;
 /// What is asked of a server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a process server until SIGTERM or SIGINT, then drain and end.
+    /// Run the roles of a configuration file (process server, retention) until SIGTERM or SIGINT, then drain and end.
     Run(Run),
     /// Show how a running server is, and how far each disk is.
     Status(Where),
@@ -104,35 +105,86 @@ pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
 }
 
 async fn serve(args: &Run, json: bool) -> Result<(), Failure> {
-    let config = config::server(&args.config)?;
-    if let Some(address) = config.metrics_listen {
+    let Roles { process, retention } = config::server(&args.config)?;
+    if let Some(address) = process.as_ref().and_then(|config| config.metrics_listen) {
         metrics::listen(address)?;
     }
     let mut signals = Signals::listen()?;
-    let started = tokio::select! {
-        started = ProcessServer::start(config) => started,
+    let starting = async {
+        let server = match process {
+            None => None,
+            Some(config) => {
+                let started = ProcessServer::start(config).await;
+                Some(started.map_err(|error| not_started(&error, &args.config))?)
+            }
+        };
+        // Behind the process server, which may be told to begin the vault.
+        let retention = match retention {
+            None => None,
+            Some(config) => {
+                let opened = Retention::open(&config).await;
+                Some(opened.map_err(|error| no_retention(error, &args.config))?)
+            }
+        };
+        Ok::<_, Failure>((server, retention))
+    };
+    let (server, retention) = tokio::select! {
+        started = starting => started?,
         signal = signals.received() => {
             return Err(Failure::new(Code::Incomplete, format!("{signal} before the server ran")));
         }
     };
-    let server = started.map_err(|error| not_started(&error, &args.config))?;
-    tokio::select! {
-        why = server.ended() => Err(ended(&why)),
-        signal = signals.received() => {
-            tracing::info!(signal, "the process server drains");
-            match signals.drain(server.stop()).await {
-                Stopped::Drained => {
-                    let ended = RunEnded { stopped: "drained" };
-                    output::print(json, &ended, |_| String::new())
-                }
-                Stopped::LeftInLog => {
-                    let ended = RunEnded { stopped: "left-in-log" };
-                    output::print(json, &ended, |_| String::new())?;
-                    Err(Failure::new(Code::Incomplete, "something is cached and not committed")
-                        .help("it is safe in the cache log: the next start commits it"))
-                }
-            }
+    let fold = async {
+        match &retention {
+            Some(retention) => retention.run().await,
+            None => std::future::pending().await,
         }
+    };
+    let ended_by_itself = async {
+        match &server {
+            Some(server) => server.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    let signal = tokio::select! {
+        why = ended_by_itself => return Err(ended(&why)),
+        () = fold => unreachable!("it runs until it is dropped"),
+        signal = signals.received() => signal,
+    };
+    tracing::info!(signal, "the server drains");
+    let stopped = match server {
+        Some(server) => signals.drain(server.stop()).await,
+        None => Stopped::Drained,
+    };
+    match stopped {
+        Stopped::Drained => {
+            let ended = RunEnded { stopped: "drained" };
+            output::print(json, &ended, |_| String::new())
+        }
+        Stopped::LeftInLog => {
+            let ended = RunEnded {
+                stopped: "left-in-log",
+            };
+            output::print(json, &ended, |_| String::new())?;
+            Err(
+                Failure::new(Code::Incomplete, "something is cached and not committed")
+                    .help("it is safe in the cache log: the next start commits it"),
+            )
+        }
+    }
+}
+
+fn no_retention(error: RetentionError, config: &std::path::Path) -> Failure {
+    let doing = config.display();
+    match error {
+        RetentionError::Setting { .. } | RetentionError::VaultUrl { .. } => {
+            Failure::of(Code::Usage, &error).while_doing(doing)
+        }
+        RetentionError::Vault(error) => Failure::from(error).while_doing(doing),
+        RetentionError::History(HistoryError::NotAVault { .. }) => Failure::of(Code::Usage, &error)
+            .while_doing(doing)
+            .help("a process server with create_vault = true begins one"),
+        RetentionError::History(_) => Failure::of(Code::Failed, &error).while_doing(doing),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use everpoint_agent::AgentConfig;
 use everpoint_process_server::ProcessServerConfig;
+use everpoint_retention::RetentionConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +22,7 @@ fn read(name: &str) -> String {
 struct ServerFile {
     roles: Vec<String>,
     process: ProcessServerConfig,
+    retention: RetentionConfig,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,8 +91,9 @@ fn the_servers_example_is_good_as_it_stands_and_with_every_key_set() {
     let text = read("server.toml");
     for text in [text.clone(), with_shown_keys(&text)] {
         let file: ServerFile = toml::from_str(&text).expect("it reads");
-        assert_eq!(file.roles, ["process"]);
+        assert_eq!(file.roles, ["process", "retention"]);
         assert_eq!(file.process.check(), Ok(()));
+        assert!(file.retention.check().is_ok());
     }
 }
 
@@ -111,6 +114,10 @@ fn the_examples_name_every_key_that_there_is() {
     assert_eq!(
         keys_at(&text, &["process"]),
         keys_of::<ProcessServerConfig>("")
+    );
+    assert_eq!(
+        keys_at(&text, &["retention"]),
+        keys_of::<RetentionConfig>("")
     );
     assert_eq!(
         keys_at(&text, &["process", "tls"]),

@@ -3,6 +3,7 @@ use everpoint_units::{DiskId, Lba, MachineId};
 use super::marks::{BookmarkMark, RequestMark};
 use super::page::{DigestSeal, EntryBytes, PageEntry, PageFrame, Version};
 use super::*;
+use crate::digest::{DIGEST_LEN, DigestKey, PieceDigest};
 use crate::record::Consistency;
 use crate::tests::{every_flip_is_refused, every_truncation_is_refused, golden};
 
@@ -118,15 +119,13 @@ fn sample() -> LayerObject {
     builder.finish(header(), vec![live, moved])
 }
 
+type Spoil<T> = fn(&mut T);
 type Whole = (LayerDirectory, Vec<Page>, Vec<Marks>);
 
 /// Everything of a layer, as its readers read it.
 fn read(bytes: &[u8]) -> Result<Whole, DecodeError> {
-    Reader::new(WHAT, bytes).open(MAGIC, VERSION)?;
-    let mut front = Reader::new(WHAT, bytes);
-    front.open(MAGIC, VERSION)?;
-    front.reserved(2)?;
-    let at = sample().directory_at as usize;
+    check_front(bytes.get(..FRONT_LEN).unwrap_or_default())?;
+    let at = usize::try_from(sample().directory_at).expect("small");
     let tail = bytes.get(at..).unwrap_or_default();
     let (directory, _) = LayerDirectory::decode_tail(tail, bytes.len() as u64)?;
     let part = |at: u64, frame: &Frame| {
@@ -172,7 +171,7 @@ fn every_flipped_bit_and_every_short_read_is_refused() {
 
 #[test]
 fn a_page_whose_fields_do_not_fit_one_another_is_refused() {
-    let spoilt: [(&str, fn(&mut Page)); 8] = [
+    let spoilt: [(&str, Spoil<Page>); 8] = [
         ("order", |page| page.entries.reverse()),
         ("no sectors", |page| page.entries[1].sectors = 16..16),
         ("frame", |page| of(page, 0).frame = 1),
@@ -202,7 +201,7 @@ fn of(page: &mut Page, entry: usize) -> &mut EntryBytes {
 
 #[test]
 fn a_directory_that_disagrees_with_its_layer_is_refused() {
-    let spoilt: [(&str, fn(&mut LayerDirectory)); 5] = [
+    let spoilt: [(&str, Spoil<LayerDirectory>); 5] = [
         ("order", |directory| directory.pages.reverse()),
         ("gap", |directory| directory.marks[0].at += 1),
         ("overlap", |directory| directory.pages[1].at -= 1),
@@ -232,4 +231,24 @@ fn a_directory_that_disagrees_with_its_layer_is_refused() {
             "{what}: {read:?}"
         );
     }
+}
+
+#[test]
+fn a_seal_tells_digests_their_order_and_their_number_apart() {
+    let key = DigestKey([7; 32]);
+    let [a, b] = [1, 2].map(|fill| PieceDigest([fill; DIGEST_LEN]));
+    let seals = [
+        DigestSeal::of(&key, &[]),
+        DigestSeal::of(&key, &[a]),
+        DigestSeal::of(&key, &[b]),
+        DigestSeal::of(&key, &[a, b]),
+        DigestSeal::of(&key, &[b, a]),
+    ];
+    for (at, seal) in seals.iter().enumerate() {
+        assert!(!seals[..at].contains(seal), "{at}");
+    }
+    assert_ne!(
+        DigestSeal::of(&key, &[a, b]),
+        DigestSeal::of(&DigestKey([8; 32]), &[a, b])
+    );
 }

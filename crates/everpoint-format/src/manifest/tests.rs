@@ -80,6 +80,7 @@ fn sample() -> Manifest {
             number: ObjectNo(9),
             checksum: ObjectChecksum([0x99; 32]),
         },
+        closed: false,
         every_from: Seq(40),
         highest_seq: Seq(80),
         disks: vec![disk(0x66), broken],
@@ -139,6 +140,7 @@ fn golden_v1_reads_as_the_sample_and_writes_back_the_same() {
             number: ObjectNo::ZERO,
             checksum: ObjectChecksum::default(),
         },
+        closed: true,
         every_from: Seq::ZERO,
         disks: Vec::new(),
         layers: Vec::new(),
@@ -160,7 +162,8 @@ fn every_flipped_bit_and_every_short_read_is_refused() {
 
 #[test]
 fn a_manifest_whose_fields_do_not_fit_one_another_is_refused() {
-    let spoilt: [(&str, fn(&mut Manifest)); 10] = [
+    type Spoil = fn(&mut Manifest);
+    let spoilt: [(&str, Spoil); 10] = [
         ("number", |manifest| manifest.number = ManifestNo(0)),
         ("first", |manifest| manifest.number = ManifestNo(1)),
         ("position", |manifest| {

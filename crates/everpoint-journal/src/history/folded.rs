@@ -134,9 +134,17 @@ impl DiskHistory {
                 found: broken.found,
             }),
             open_request: self.requests.open(),
-            lives: self.lives.iter().map(|life| (life.begun, life.ended)).collect(),
+            lives: self
+                .lives
+                .iter()
+                .map(|life| (life.begun, life.ended))
+                .collect(),
             sizes: self.sizes.iter().map(|(seq, size)| (*seq, *size)).collect(),
-            spans: self.spans.iter().map(|span| (span.from, span.through)).collect(),
+            spans: self
+                .spans
+                .iter()
+                .map(|span| (span.from, span.through))
+                .collect(),
         }
     }
 

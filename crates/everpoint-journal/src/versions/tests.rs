@@ -98,7 +98,9 @@ fn play(steps: &[Step]) -> Vec<Section> {
         let through = records.last().map_or(0, |record: &Record| record.seq.0);
         blocks.push(stream.block(through, records));
     }
-    let sections = blocks.iter().map(|block| sections(std::slice::from_ref(block)).remove(0));
+    let sections = blocks
+        .iter()
+        .map(|block| sections(std::slice::from_ref(block)).remove(0));
     sections.collect()
 }
 
@@ -126,7 +128,8 @@ fn compact(
     sections: &[Section],
     first: usize,
 ) -> (Manifest, Option<Layer>) {
-    let mut history = manifest.map_or_else(|| MachineHistory::new(MACHINE), MachineHistory::take_up);
+    let mut history =
+        manifest.map_or_else(|| MachineHistory::new(MACHINE), MachineHistory::take_up);
     let mut draft = LayerDraft::default();
     for (index, section) in sections.iter().enumerate() {
         let at = (journal(1), number(first + index));
@@ -145,6 +148,7 @@ fn compact(
             number: number(first + sections.len() - 1),
             checksum: ObjectChecksum([7; 32]),
         },
+        closed: false,
         every_from: Seq::ZERO,
         highest_seq: history.highest_seq(),
         disks: history.disk_states(),
@@ -224,7 +228,10 @@ fn image_of_map(sections: &[Section], through: Seq) -> Image {
 }
 
 fn image_of_layers(layers: &[Layer], through: Seq) -> Image {
-    let mut given: Vec<_> = layers.iter().flat_map(|layer| layer.given.clone()).collect();
+    let mut given: Vec<_> = layers
+        .iter()
+        .flat_map(|layer| layer.given.clone())
+        .collect();
     given.sort_by_key(|given| (given.sectors.start, given.version));
     let mut sweep = Sweep::new(through);
     given.into_iter().for_each(|given| sweep.push(given));
@@ -242,7 +249,10 @@ fn same_points(whole: &MachineHistory, taken_up: &MachineHistory, highest: u64) 
     for disk in [None, Some(DISK)] {
         assert_eq!(taken_up.windows(disk), whole.windows(disk));
         for seq in (0..highest + 3).map(Seq) {
-            assert_eq!(taken_up.check_point(disk, seq), whole.check_point(disk, seq));
+            assert_eq!(
+                taken_up.check_point(disk, seq),
+                whole.check_point(disk, seq)
+            );
         }
         for time in (0..30).map(|at| WallTime(at * 500_000)) {
             assert_eq!(taken_up.at_time(disk, time), whole.at_time(disk, time));
@@ -302,7 +312,9 @@ fn a_layer_has_its_pages_by_sector_and_its_frames_once() {
     let stored = u64::from(block.header().frame.stored_len);
     let section = sections(&[block]).remove(0);
     let mut draft = LayerDraft::default();
-    draft.fold(&section, (journal(1), ObjectNo(1)), 0, &KEY).expect("no references");
+    draft
+        .fold(&section, (journal(1), ObjectNo(1)), 0, &KEY)
+        .expect("no references");
     assert_eq!((draft.len(), draft.range()), (1_498, (Seq(0), Seq(1_499))));
     let id = RetentionId {
         number: ManifestNo(1),
@@ -324,9 +336,16 @@ fn a_layer_has_its_pages_by_sector_and_its_frames_once() {
     );
     let pages = &object.directory.pages;
     assert_eq!(pages.len(), 2, "{pages:?}");
-    assert!(pages.iter().all(|page| page.frame.raw_len as usize <= PAGE_LEN_MAX));
+    assert!(
+        pages
+            .iter()
+            .all(|page| page.frame.raw_len as usize <= PAGE_LEN_MAX)
+    );
     let home = FrameHome::Journal(journal(1), ObjectNo(1));
-    assert_eq!(object.directory.objects, [LiveObject { home, live: stored }]);
+    assert_eq!(
+        object.directory.objects,
+        [LiveObject { home, live: stored }]
+    );
 }
 
 #[test]

@@ -52,6 +52,9 @@ impl Checking<'_> {
         found: ObjectFound,
     ) -> Result<(), LoadError> {
         let object = object_name(chain.journal, number);
+        if let ObjectFound::Data(_, len) = &found {
+            self.is_there(&object, *len);
+        }
         let mut add = |severity, what: String| {
             self.report
                 .add(Finding::of_object(severity, object.as_str(), what));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use everpoint_format::data::DataIndex;
 use everpoint_format::index::Section;
+use everpoint_format::manifest::{FoldedTo, Manifest};
 use everpoint_format::name;
 use everpoint_journal::history::{MachineHistory, Span};
 use everpoint_journal::path::PathEnd;
@@ -20,6 +21,7 @@ pub(super) struct Loading {
     /// How many objects had something of the machine.
     object_count: u32,
     rejected: BTreeMap<DiskId, (u32, u32)>,
+    manifest: Option<Box<Manifest>>,
     /// The object that was handed over last, of any machine.
     previous: Option<(JournalId, ObjectNo)>,
     /// The machine's windows when the first object was missing from the path.
@@ -35,9 +37,29 @@ impl Loading {
             objects: keeps_objects.then(Objects::default),
             object_count: 0,
             rejected: BTreeMap::new(),
+            manifest: None,
             previous: None,
             before_gap: None,
             unknown: None,
+        }
+    }
+
+    /// A history that was taken up from a manifest; the walk goes on behind it.
+    pub(super) fn behind(history: MachineHistory, manifest: Manifest, keeps_objects: bool) -> Self {
+        let FoldedTo {
+            journal, number, ..
+        } = manifest.position;
+        let objects = Objects {
+            folded: Some((journal, number)),
+            journals: vec![(journal, number)],
+            entries: Vec::new(),
+        };
+        Self {
+            history,
+            objects: keeps_objects.then_some(objects),
+            previous: Some((journal, number)),
+            manifest: Some(Box::new(manifest)),
+            ..Self::new(MachineId([0; 16]), false)
         }
     }
 
@@ -123,6 +145,7 @@ impl Loading {
             end: walked.end,
             damage,
             objects: self.objects.unwrap_or_default(),
+            manifest: self.manifest,
             rejected: self.rejected,
             cut_max,
         }

@@ -15,7 +15,7 @@ use super::MountedPoint;
 use super::overlay::Overlay;
 use super::overlay_map::Origin;
 use super::reader::PointReader;
-use super::run_map::Sectors;
+use crate::restore::Sectors;
 
 /// Allocation that one answer tells, at most. Unit: runs.
 const STATUS_COUNT_MAX: usize = 1_024;

@@ -19,8 +19,8 @@ use rand::Rng as _;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::overlay_map::{Origin, OverlayMap};
-use super::run_map::Sectors;
 use crate::joined::unless_panicked;
+use crate::restore::Sectors;
 
 /// Zeroes are written in pieces of this length where a file can have no holes. Unit: bytes.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];

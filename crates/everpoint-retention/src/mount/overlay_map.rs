@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::run_map::Sectors;
+use crate::restore::Sectors;
 
 /// Unit: sectors.
 const CHUNK_SECTORS: u64 = 2_048;

@@ -3,7 +3,7 @@
 //! A few streams are followed at a time. A read that goes on where a stream stands makes its window twice as long, up
 //! to a bound; any other read begins a stream and asks for nothing.
 
-use super::run_map::Sectors;
+use crate::restore::Sectors;
 
 /// Streams that are followed. Unit: streams.
 const STREAM_COUNT_MAX: usize = 8;

@@ -29,9 +29,10 @@ use tokio::task::JoinSet;
 
 use super::frame_cache::FrameCache;
 use super::read_ahead::ReadAhead;
-use super::run_map::{FrameId, Part, RunMap, Sectors};
+use super::run_map::{FrameId, Part, RunMap};
 use super::{MountConfig, PointReadError};
 use crate::joined::unless_panicked;
+use crate::restore::Sectors;
 
 /// Frames that one read asks for ahead, at most. Unit: frames.
 const AHEAD_COUNT_MAX: usize = 64;

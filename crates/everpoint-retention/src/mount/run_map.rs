@@ -13,32 +13,32 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU32;
-use std::ops::Range;
 
 use everpoint_format::Change;
 use everpoint_format::change::Frame;
-use everpoint_format::digest::{DIGEST_LEN, DigestKey, PieceDigest, piece_digests, whole_pieces};
+use everpoint_format::digest::{DigestKey, piece_digests, whole_pieces};
 use everpoint_format::index::{BlockEntry, Section};
+use everpoint_format::layer::FrameHome;
+use everpoint_format::layer::page::{DigestSeal, Version};
 use everpoint_journal::extent_map::{ExtentMap, RecordPlace};
-use everpoint_units::{ByteLen, ByteOffset, Extent, JournalId, Lba, ObjectNo, SECTOR_LEN, Seq};
+use everpoint_journal::sweep::Found;
+use everpoint_units::{ByteLen, ByteOffset, Extent, Lba, MachineId, SECTOR_LEN, Seq};
 use everpoint_vault::ObjectName;
-use everpoint_vault::frames::{FrameJob, IntegrityError, object_name};
+use everpoint_vault::frames::{FrameJob, IntegrityError, home_name};
 
 use super::PointReadError;
+use crate::layers::uncovered;
 use crate::machine::WalkedObject;
+use crate::restore::{Changes, Sectors, sectors_of};
 
 /// Records that are looked through for what is needed no more only once there are so many. Unit: records.
 const FOUND_COUNT_MIN: usize = 1 << 16;
-/// Length of a seal: nobody finds other bytes with the same. Unit: bytes.
-const SEAL_LEN: usize = 16;
-
-/// Sectors, half-open.
-pub(super) type Sectors = Range<u64>;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct RunMap {
-    objects: Vec<(JournalId, ObjectNo)>,
+    machine: MachineId,
+    objects: Vec<FrameHome>,
     /// By object and place.
     frames: Vec<MappedFrame>,
     /// By frame.
@@ -72,7 +72,7 @@ struct MappedFrame {
 #[derive(Clone, Copy, Debug)]
 struct MappedRecord {
     first: u64,
-    seal: Seal,
+    seal: DigestSeal,
     sectors: u32,
     /// Where in the frame its bytes begin. Unit: bytes.
     raw_at: u32,
@@ -86,28 +86,34 @@ struct MappedRun {
     record: u32,
 }
 
-/// What stands for the digests of a record.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Seal([u8; SEAL_LEN]);
-
 /// The map while indexes are read.
 pub(super) struct Mapping {
     map: ExtentMap,
     through: Seq,
     key: DigestKey,
     /// Of every record that gives a run still, and of some that do not any more.
-    found: HashMap<RecordPlace, Found>,
-    object_indexes: BTreeMap<(JournalId, ObjectNo), u32>,
+    found: HashMap<RecordPlace, Record>,
+    object_indexes: BTreeMap<FrameHome, u32>,
+    /// What was read so far covers.
+    covered: Changes,
 }
 
 /// Where a record's bytes lie.
 #[derive(Clone, Copy)]
-struct Found {
+struct Record {
     key: FrameKey,
     frame: Frame,
     raw_at: u32,
-    extent: Extent,
-    seal: Seal,
+    first: u64,
+    sectors: u32,
+    seal: DigestSeal,
+}
+
+/// Which record.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Source {
+    Index(RecordPlace),
+    Layer(Version),
 }
 
 /// Which frame, and what is said of it. Two indexes that disagree about a frame make two, and one of them fails.
@@ -130,12 +136,14 @@ impl Mapping {
             key,
             found: HashMap::new(),
             object_indexes: BTreeMap::new(),
+            covered: Changes::default(),
         }
     }
 
     /// Folds one section of the disk, in path order.
     pub(super) fn fold(&mut self, section: &Section, object: &WalkedObject, section_index: u32) {
         self.map.fold(section, object.ordinal, section_index);
+        self.covered.fold(section, |seq| seq <= self.through);
         for (block, entry) in (0_u32..).zip(&section.blocks) {
             self.find_records(section, entry, object, (section_index, block));
         }
@@ -184,46 +192,63 @@ impl Mapping {
                 block,
                 record,
             };
-            let object = self.object_index(journal, number);
-            let found = Found {
+            let object = self.object_index(FrameHome::Journal(journal, number));
+            let found = Record {
                 key: FrameKey::of(object, frame_at, &frame),
                 frame,
                 // A place beyond any frame; whoever reads it is told.
                 raw_at: u32::try_from(at).unwrap_or(u32::MAX),
-                extent,
-                seal: Seal::of(&self.key, own),
+                first: extent.start().sector(),
+                sectors: extent.sectors().get(),
+                seal: DigestSeal::of(&self.key, own),
             };
             self.found.insert(place, found);
         }
     }
 
-    fn object_index(&mut self, journal: JournalId, number: ObjectNo) -> u32 {
+    fn object_index(&mut self, home: FrameHome) -> u32 {
         let next = small(self.object_indexes.len());
-        *self.object_indexes.entry((journal, number)).or_insert(next)
+        *self.object_indexes.entry(home).or_insert(next)
     }
 
-    /// The map of a disk of this size.
-    pub(super) fn finish(self, size: ByteLen) -> RunMap {
+    /// The map of a disk of this size, with what map layers give of it.
+    pub(super) fn finish(
+        mut self,
+        machine: MachineId,
+        layered: Vec<Found>,
+        size: ByteLen,
+    ) -> RunMap {
+        let layered = uncovered(layered, &self.covered);
         let end = Lba::new(size.0 / SECTOR_LEN).unwrap_or(Lba::MAX);
         // No writer may write past a disk's end; should one have, that is no part of the disk.
         let inside = self.map.runs().filter_map(|run| {
             let extent = Extent::between(run.extent.start(), run.extent.end().min(end))?;
-            Some((extent, run.source))
+            Some((sectors_of(&extent), Source::Index(run.source)))
         });
-        let inside: Vec<_> = inside.collect();
-        let live: HashSet<_> = inside.iter().map(|(_, source)| *source).collect();
-        let mut live: Vec<_> = live
-            .into_iter()
-            .map(|place| {
-                let found = self.found.get(&place);
-                (place, found.expect("the map holds records that were found"))
-            })
-            .collect();
+        let mut inside: Vec<_> = inside.collect();
+        let mut live = HashMap::new();
+        for (_, source) in &inside {
+            if let Source::Index(place) = source {
+                let found = self.found.get(place);
+                let found = *found.expect("the map holds records that were found");
+                live.insert(*source, found);
+            }
+        }
+        for found in layered {
+            let record = self.record_of(&found);
+            let Found { copy, seq, .. } = found;
+            let source = Source::Layer(Version { copy, seq });
+            live.insert(source, record);
+            inside.push((found.sectors, source));
+        }
+        inside.sort_unstable_by_key(|(sectors, _)| sectors.start);
+        let mut live: Vec<_> = live.into_iter().collect();
         live.sort_unstable_by_key(|(place, found)| (found.key, found.raw_at, *place));
 
         let mut objects: Vec<_> = self.object_indexes.into_iter().collect();
         objects.sort_unstable_by_key(|(_, index)| *index);
         let mut made = RunMap {
+            machine,
             objects: objects.into_iter().map(|(object, _)| object).collect(),
             frames: Vec::new(),
             records: Vec::with_capacity(live.len()),
@@ -243,21 +268,35 @@ impl Mapping {
                 });
             }
             made.records.push(MappedRecord {
-                first: found.extent.start().sector(),
+                first: found.first,
                 seal: found.seal,
-                sectors: found.extent.sectors().get(),
+                sectors: found.sectors,
                 raw_at: found.raw_at,
                 frame: small(made.frames.len() - 1),
             });
             record_indexes.insert(place, record);
         }
-        let runs = inside.iter().map(|(extent, source)| MappedRun {
-            first: extent.start().sector(),
-            sectors: extent.sectors().get(),
+        let runs = inside.iter().map(|(sectors, source)| MappedRun {
+            first: sectors.start,
+            sectors: small_count(sectors.end - sectors.start),
             record: record_indexes[source],
         });
         made.runs.extend(runs);
         made
+    }
+
+    /// The record that a layer names.
+    fn record_of(&mut self, found: &Found) -> Record {
+        let bytes = &found.bytes;
+        let object = self.object_index(bytes.home);
+        Record {
+            key: FrameKey::of(object, bytes.frame_at, &bytes.frame),
+            frame: bytes.frame,
+            raw_at: bytes.raw_at,
+            first: found.sectors.start - u64::from(bytes.lead),
+            sectors: bytes.record_sectors,
+            seal: bytes.seal,
+        }
     }
 }
 
@@ -292,6 +331,7 @@ impl RunMap {
             frame: mapped.frame,
             cuts: Vec::new(),
             checks: Vec::new(),
+            seals: Vec::new(),
         };
         (self.object(mapped), job)
     }
@@ -316,7 +356,7 @@ impl RunMap {
                 let (object, disk_at) = (self.object(mapped), extent.start().byte_offset());
                 return Err(IntegrityError::Reference { object, disk_at }.into());
             };
-            if Seal::of(key, &piece_digests(key, extent, bytes)) != record.seal {
+            if DigestSeal::of(key, &piece_digests(key, extent, bytes)) != record.seal {
                 return Err(PointReadError::Digests {
                     object: self.object(mapped),
                     frame_at: ByteOffset(mapped.at),
@@ -336,8 +376,7 @@ impl RunMap {
     }
 
     fn object(&self, frame: &MappedFrame) -> ObjectName {
-        let (journal, number) = self.objects[frame.object as usize];
-        object_name(journal, number)
+        home_name(self.machine, self.objects[frame.object as usize])
     }
 }
 
@@ -370,19 +409,9 @@ impl FrameKey {
     }
 }
 
-impl Seal {
-    fn of(key: &DigestKey, digests: &[PieceDigest]) -> Self {
-        let whole = match digests {
-            [] => [0; DIGEST_LEN],
-            [only] => only.0,
-            several => {
-                let bytes: Vec<u8> = several.iter().flat_map(|digest| digest.0).collect();
-                key.digest(&bytes).0
-            }
-        };
-        let first = whole.first_chunk();
-        Self(*first.expect("a digest is longer than a seal"))
-    }
+/// The length of a run, which lies in one record. Unit: sectors.
+fn small_count(sectors: u64) -> u32 {
+    u32::try_from(sectors).expect("a record is at most 4 GiB long")
 }
 
 /// An index into one of the map's lists.
@@ -410,25 +439,5 @@ mod tests {
             size_of::<MappedFrame>(),
         );
         assert_eq!(sizes, (16, 40, 64));
-    }
-
-    #[test]
-    fn a_seal_tells_digests_their_order_and_their_number_apart() {
-        let key = DigestKey([7; 32]);
-        let [a, b] = [1, 2].map(|fill| PieceDigest([fill; DIGEST_LEN]));
-        let seals = [
-            Seal::of(&key, &[]),
-            Seal::of(&key, &[a]),
-            Seal::of(&key, &[b]),
-            Seal::of(&key, &[a, b]),
-            Seal::of(&key, &[b, a]),
-        ];
-        for (at, seal) in seals.iter().enumerate() {
-            assert!(!seals[..at].contains(seal), "{at}");
-        }
-        assert_ne!(
-            Seal::of(&key, &[a, b]),
-            Seal::of(&DigestKey([8; 32]), &[a, b])
-        );
     }
 }

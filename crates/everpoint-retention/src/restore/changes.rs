@@ -9,20 +9,20 @@ use everpoint_format::{Change, vhd};
 use everpoint_units::{ByteLen, Extent, Lba, SECTOR_LEN, Seq};
 
 /// Sectors, half-open. A disk's end may move, so they may reach beyond any disk.
-pub(super) type Sectors = Range<u64>;
+pub(crate) type Sectors = Range<u64>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Changes {
+pub(crate) struct Changes {
     /// First sector and end: disjoint, none that touch.
     runs: BTreeMap<u64, u64>,
 }
 
 impl Changes {
-    /// Adds what the records of a section touch; with `above`, of those above it alone.
-    pub(super) fn fold(&mut self, section: &Section, above: Option<Seq>) {
+    /// Adds what those records of a section touch whose `Seq` is wanted.
+    pub(crate) fn fold(&mut self, section: &Section, is_wanted: impl Fn(Seq) -> bool) {
         let records = section.blocks.iter().flat_map(|block| &block.records);
-        for record in records.filter(|record| above.is_none_or(|above| above < record.seq)) {
+        for record in records.filter(|record| is_wanted(record.seq)) {
             match &record.change {
                 Change::Data(extent)
                 | Change::Reference { extent, .. }
@@ -88,7 +88,7 @@ impl Changes {
     }
 
     /// Those that lie in `sectors`, rising.
-    pub(super) fn within(&self, sectors: Sectors) -> impl Iterator<Item = Sectors> + '_ {
+    pub(crate) fn within(&self, sectors: Sectors) -> impl Iterator<Item = Sectors> + '_ {
         let before = self.runs.range(..sectors.start).next_back();
         let inside = self.runs.range(sectors.clone());
         let touching = before.into_iter().chain(inside);
@@ -96,6 +96,21 @@ impl Changes {
             let part = first.max(sectors.start)..last.min(sectors.end);
             (part.start < part.end).then_some(part)
         })
+    }
+
+    /// What of `sectors` is not among them, rising.
+    pub(crate) fn outside(&self, sectors: Sectors) -> Vec<Sectors> {
+        let (mut left, mut at) = (Vec::new(), sectors.start);
+        for inside in self.within(sectors.clone()) {
+            if at < inside.start {
+                left.push(at..inside.start);
+            }
+            at = inside.end;
+        }
+        if at < sectors.end {
+            left.push(at..sectors.end);
+        }
+        left
     }
 
     /// Those that are not among `given`, which rise and are disjoint.
@@ -123,7 +138,7 @@ impl Changes {
 }
 
 /// The sectors of an extent.
-pub(super) fn sectors_of(extent: &Extent) -> Sectors {
+pub(crate) fn sectors_of(extent: &Extent) -> Sectors {
     extent.start().sector()..extent.end().sector()
 }
 
@@ -172,6 +187,10 @@ mod tests {
             let within: Vec<u64> = changes.within(looked.clone()).flatten().collect();
             let expected: Vec<u64> = oracle.iter().copied().filter(|at| looked.contains(at)).collect();
             prop_assert_eq!(within, expected);
+
+            let outside: Vec<u64> = changes.outside(looked.clone()).into_iter().flatten().collect();
+            let expected: Vec<u64> = looked.filter(|at| !oracle.contains(at)).collect();
+            prop_assert_eq!(outside, expected);
 
             let mut other = Changes::default();
             given.iter().for_each(|(start, len)| other.add(*start..start + len));

@@ -3,15 +3,18 @@
 //! Sectors are the same where one record gives them at both points, or none does. What was written between the points
 //! counts as changed whatever was written, also bytes that were there before.
 
-use everpoint_journal::extent_map::{ExtentMap, Run};
-use everpoint_units::{ByteLen, ByteOffset, DiskId, Lba, MachineId, SECTOR_LEN, Seq};
+use everpoint_format::layer::page::Version;
+use everpoint_journal::extent_map::{ExtentMap, RecordPlace};
+use everpoint_journal::sweep::Found;
+use everpoint_units::{ByteLen, ByteOffset, DiskId, MachineId, SECTOR_LEN, Seq};
 use everpoint_vault::Vault;
 use serde::Serialize;
 
-use super::changes::{Sectors, sectors_of};
+use super::changes::{Changes, Sectors, sectors_of};
 use super::{
     ImageFormat, Progress, RestoreConfig, RestoreError, Restoring, Subject, WantedDisk, locate,
 };
+use crate::layers::uncovered;
 use crate::listing::Instant;
 use crate::machine::DamageNote;
 use crate::plain;
@@ -120,33 +123,63 @@ impl Restoring<'_> {
             count: 1,
         };
         let (mut old, mut new) = (ExtentMap::new(from), ExtentMap::new(to));
+        let (mut over_old, mut over_new) = (Changes::default(), Changes::default());
         let walked: Vec<_> = self.loaded.objects_up_to(self.seq).collect();
         self.read_sections(&wanted, &walked, |object, index, section, is_folded| {
             if is_folded {
                 old.fold(section, object.ordinal, index);
                 new.fold(section, object.ordinal, index);
+                over_old.fold(section, |seq| seq <= from);
+                over_new.fold(section, |seq| seq <= to);
             }
         })
         .await?;
-        let old = inside(&old, self.loaded.size_of(disk, from));
-        let new = inside(&new, wanted.size);
+        let old_size = self.loaded.size_of(disk, from);
+        let old_layered = self.layered(disk, from, old_size).await?;
+        let new_layered = self.layered(disk, to, wanted.size).await?;
+        let old = inside(&old, uncovered(old_layered, &over_old), old_size);
+        let new = inside(&new, uncovered(new_layered, &over_new), wanted.size);
         Ok(differing(&old, &new))
     }
 }
 
-/// The runs of a disk, cut off at its end.
-fn inside(map: &ExtentMap, size: ByteLen) -> Vec<Run> {
-    let end = Lba::new(size.0 / SECTOR_LEN).unwrap_or(Lba::MAX);
-    let inside = map.runs().filter_map(|run| {
-        let last = run.extent.end().min(end);
-        let extent = everpoint_units::Extent::between(run.extent.start(), last)?;
-        Some(Run { extent, ..*run })
+/// Sectors that one record gives.
+#[derive(Clone, Debug)]
+struct Given {
+    sectors: Sectors,
+    by: Source,
+}
+
+/// Which record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Source {
+    Index(RecordPlace),
+    Layer(Version),
+}
+
+/// What gives the sectors of a disk, cut off at its end.
+fn inside(map: &ExtentMap, layered: Vec<Found>, size: ByteLen) -> Vec<Given> {
+    let end = size.0 / SECTOR_LEN;
+    let runs = map.runs().filter_map(|run| {
+        let sectors = sectors_of(&run.extent);
+        let sectors = sectors.start..sectors.end.min(end);
+        let by = Source::Index(run.source);
+        (!sectors.is_empty()).then_some(Given { sectors, by })
     });
-    inside.collect()
+    let layered = layered.into_iter().map(|found| Given {
+        by: Source::Layer(Version {
+            copy: found.copy,
+            seq: found.seq,
+        }),
+        sectors: found.sectors,
+    });
+    let mut given: Vec<_> = runs.chain(layered).collect();
+    given.sort_unstable_by_key(|given| given.sectors.start);
+    given
 }
 
 /// Where two maps of a disk give other bytes. Each is rising and disjoint.
-fn differing(old: &[Run], new: &[Run]) -> Vec<ChangedExtent> {
+fn differing(old: &[Given], new: &[Given]) -> Vec<ChangedExtent> {
     let (mut old, mut new) = (Stretches { left: old }, Stretches { left: new });
     let mut found: Vec<ChangedExtent> = Vec::new();
     let mut at = 0;
@@ -154,7 +187,7 @@ fn differing(old: &[Run], new: &[Run]) -> Vec<ChangedExtent> {
         let (was, was_through) = old.at(at);
         let (is, is_through) = new.at(at);
         let end = was_through.min(is_through);
-        if was.map(|run| run.source) != is.map(|run| run.source) {
+        if was.map(|given| given.by) != is.map(|given| given.by) {
             add(&mut found, at..end, is.is_none());
         }
         at = end;
@@ -178,52 +211,46 @@ fn add(found: &mut Vec<ChangedExtent>, sectors: Sectors, is_zero: bool) {
 
 /// Runs that were not passed yet.
 struct Stretches<'a> {
-    left: &'a [Run],
+    left: &'a [Given],
 }
 
 impl Stretches<'_> {
     /// The run at a sector, and where that, or the hole, ends: `u64::MAX` where no run follows. Sectors rise from call
     /// to call.
-    fn at(&mut self, sector: u64) -> (Option<&Run>, u64) {
+    fn at(&mut self, sector: u64) -> (Option<&Given>, u64) {
         while let [first, left @ ..] = self.left
-            && sectors_of(&first.extent).end <= sector
+            && first.sectors.end <= sector
         {
             self.left = left;
         }
         match self.left.first() {
             None => (None, u64::MAX),
-            Some(run) => {
-                let sectors = sectors_of(&run.extent);
-                match sectors.start <= sector {
-                    true => (Some(run), sectors.end),
-                    false => (None, sectors.start),
-                }
-            }
+            Some(given) => match given.sectors.start <= sector {
+                true => (Some(given), given.sectors.end),
+                false => (None, given.sectors.start),
+            },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use everpoint_journal::extent_map::RecordPlace;
-    use everpoint_units::Extent;
     use proptest::prelude::*;
 
     use super::*;
 
     const SECTORS: usize = 64;
 
-    fn run(start: u64, end: u64, record: u32) -> Run {
+    fn run(start: u64, end: u64, record: u32) -> Given {
         let source = RecordPlace {
             object: 0,
             section: 0,
             block: 0,
             record,
         };
-        Run {
-            extent: Extent::between(Lba::new(start).unwrap(), Lba::new(end).unwrap()).unwrap(),
-            source,
-            skip: 0,
+        Given {
+            sectors: start..end,
+            by: Source::Index(source),
         }
     }
 
@@ -232,17 +259,17 @@ mod tests {
     }
 
     /// What gives each sector.
-    fn spread(runs: &[Run]) -> Vec<Option<u32>> {
+    fn spread(runs: &[Given]) -> Vec<Option<Source>> {
         let mut sectors = vec![None; SECTORS];
         for run in runs {
-            for sector in sectors_of(&run.extent) {
-                sectors[place(sector)] = Some(run.source.record);
+            for sector in run.sectors.clone() {
+                sectors[place(sector)] = Some(run.by);
             }
         }
         sectors
     }
 
-    fn runs() -> impl Strategy<Value = Vec<Run>> {
+    fn runs() -> impl Strategy<Value = Vec<Given>> {
         let steps = prop::collection::vec((0_u64..6, 1_u64..9, 0_u32..3), 0..12);
         steps.prop_map(|steps| {
             let (mut at, mut runs) = (0, Vec::new());

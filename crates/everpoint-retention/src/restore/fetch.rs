@@ -9,7 +9,7 @@ use everpoint_format::digest::DigestKey;
 use everpoint_replica::{Upload, UploadError};
 use everpoint_units::ByteLen;
 use everpoint_vault::frames::{
-    Batch, BatchRead, IntegrityError, batches, object_name, read_batch, read_frame,
+    Batch, BatchRead, IntegrityError, batches, found_batches, object_name, read_batch, read_frame,
 };
 use everpoint_vault::history::{ObjectFound, WALK_AHEAD_MAX, read_objects};
 use everpoint_vault::{ObjectName, Vault};
@@ -129,6 +129,14 @@ impl Restoring<'_> {
                 ..Progress::of(disk)
             });
         };
+        let machine = self.loaded.machine();
+        let mut layered = plan.layered;
+        layered.sort_unstable_by_key(|found| (found.bytes.home, found.bytes.frame_at));
+        for of_object in layered.chunk_by(|a, b| a.bytes.home == b.bytes.home) {
+            for batch in found_batches(machine, of_object)? {
+                fetching.start(batch, &progress).await?;
+            }
+        }
         let by_object = plan
             .runs
             .chunk_by(|a, b| a.source.object == b.source.object);

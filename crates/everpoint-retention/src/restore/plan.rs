@@ -5,20 +5,26 @@
 use std::collections::BTreeSet;
 
 use everpoint_format::index::Section;
+use everpoint_format::layer::page::Version;
 use everpoint_format::{Change, vhd};
 use everpoint_journal::extent_map::{ExtentMap, Run};
-use everpoint_units::{ByteLen, Lba, SECTOR_LEN, Seq};
+use everpoint_journal::sweep::{Found, Sweep};
+use everpoint_journal::versions::Given;
+use everpoint_units::{ByteLen, DiskId, Lba, SECTOR_LEN, Seq};
 use everpoint_vault::history::read_objects;
 use futures::StreamExt as _;
 
 use super::changes::{Changes, Sectors, extent_of, sectors_of};
 use super::{Progress, RestoreError, Restoring, WantedDisk, fetch};
+use crate::layers::{each_given, found_at, uncovered, within};
 use crate::machine::WalkedObject;
 
 /// See the module.
 pub(super) struct DiskPlan {
     /// By object, then section, block and record; of one record, by sector. Inside the disk; disjoint.
     pub(super) runs: Vec<Run>,
+    /// What map layers give, rising. Inside the disk; disjoint, also from the others.
+    pub(super) layered: Vec<Found>,
     /// Bytes that they give.
     pub(super) total: ByteLen,
     /// Indexes that were read to find out.
@@ -35,10 +41,24 @@ pub(super) struct CopyPlan {
     pub(super) changed: ByteLen,
 }
 
+/// Where in its machine's path a replica stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::restore) enum Stands {
+    /// Behind so many of the objects that no map layer has.
+    Behind(u32),
+    /// In what map layers have; no change of its disk at or below this is missing there.
+    Folded(Seq),
+}
+
+/// Versions above a `Seq`, or of a copy from this number on; none.
+struct Later(Option<(Seq, u32)>);
+
 /// Where in its machine's path a replica stands, and what was changed by objects behind that.
 pub(super) struct Standing {
     /// The disk as the path has it up to there.
     pub(super) map: ExtentMap,
+    /// What map layers give of it, where that changes nothing.
+    pub(super) layered: Vec<Found>,
     /// Its size as the path has it up to there. Unit: sectors.
     pub(super) sectors: u64,
     pub(super) later: Changes,
@@ -50,33 +70,47 @@ impl Restoring<'_> {
     pub(super) async fn plan(&self, disk: &WantedDisk) -> Result<DiskPlan, RestoreError> {
         let walked: Vec<_> = self.loaded.objects_up_to(self.seq).collect();
         let mut map = ExtentMap::new(self.seq);
+        let mut covered = Changes::default();
         self.read_sections(disk, &walked, |object, index, section, is_folded| {
             if is_folded {
                 map.fold(section, object.ordinal, index);
+                covered.fold(section, |seq| seq <= self.seq);
             }
         })
         .await?;
-        Ok(DiskPlan::of(&map, disk.size, walked.len()))
+        let layered = self.layered(disk.disk, self.seq, disk.size).await?;
+        let layered = uncovered(layered, &covered);
+        Ok(DiskPlan::of(&map, layered, disk.size, walked.len()))
     }
 
-    /// The same over a copy of a replica that holds everything of the first `through` of the machine's objects, and
+    /// The same over a copy of a replica that holds everything of the machine's objects up to where it stands, and
     /// anything of the others. What it may hold otherwise than the point: whatever objects behind these changed, and
     /// whatever these changed above the point. The rest is as it was at the point.
     pub(super) async fn plan_over_copy(
         &self,
         disk: &WantedDisk,
-        through: u32,
+        stands: Stands,
     ) -> Result<CopyPlan, RestoreError> {
         let walked: Vec<_> = self.loaded.objects_up_to(Seq(u64::MAX)).collect();
         let mut map = ExtentMap::new(self.seq);
-        let mut changes = Changes::default();
+        let (mut changes, mut covered) = (Changes::default(), Changes::default());
         self.read_sections(disk, &walked, |object, index, section, is_folded| {
             if is_folded {
                 map.fold(section, object.ordinal, index);
+                covered.fold(section, |seq| seq <= self.seq);
             }
             // Nobody knows whether a replica took what does not follow.
-            let is_sure = is_folded && object.ordinal < through;
-            changes.fold(section, is_sure.then_some(self.seq));
+            let is_sure = is_folded && stands.covers(object);
+            changes.fold(section, |seq| !is_sure || self.seq < seq);
+        })
+        .await?;
+        let layered = self.layered(disk.disk, self.seq, disk.size).await?;
+        let layered = uncovered(layered, &covered);
+        let later = self.later(disk.disk, stands);
+        self.each_given(disk.disk, |given| {
+            if self.seq < given.version.seq || later.has(given.version) {
+                changes.add(given.sectors);
+            }
         })
         .await?;
         // Where the replica ended once, its last page lay.
@@ -85,13 +119,8 @@ impl Restoring<'_> {
             changes.add_last_page(*sectors);
         }
         changes.cut_off(vhd::padded_size(disk.size).0 / SECTOR_LEN);
-        let whole = DiskPlan::of(&map, disk.size, walked.len());
-        let mut given: Vec<_> = whole
-            .runs
-            .iter()
-            .map(|run| sectors_of(&run.extent))
-            .collect();
-        given.sort_unstable_by_key(|sectors| sectors.start);
+        let whole = DiskPlan::of(&map, layered, disk.size, walked.len());
+        let given = whole.given();
         Ok(CopyPlan {
             puts: whole.within(&changes),
             clears: changes.without(&given),
@@ -99,29 +128,87 @@ impl Restoring<'_> {
         })
     }
 
-    /// The disk as of the first `through` of the machine's objects.
+    /// The disk as a replica has it that stands there.
     pub(super) async fn standing(
         &self,
         disk: &WantedDisk,
-        through: u32,
+        stands: Stands,
     ) -> Result<Standing, RestoreError> {
         let walked: Vec<_> = self.loaded.objects_up_to(Seq(u64::MAX)).collect();
+        let mut covered = Changes::default();
         let mut standing = Standing {
             map: ExtentMap::new(Seq(u64::MAX)),
-            sectors: 0,
+            layered: Vec::new(),
+            sectors: self.folded_sectors(disk.disk, stands),
             later: Changes::default(),
             index_count: walked.len(),
         };
         self.read_sections(disk, &walked, |object, index, section, is_folded| {
-            if is_folded && object.ordinal < through {
+            if is_folded && stands.covers(object) {
                 standing.map.fold(section, object.ordinal, index);
+                covered.fold(section, |_| true);
                 standing.sectors = size_after(section).unwrap_or(standing.sectors);
             } else {
-                standing.later.fold(section, None);
+                standing.later.fold(section, |_| true);
             }
         })
         .await?;
+        let later = self.later(disk.disk, stands);
+        let mut sweep = Sweep::new(Seq(u64::MAX));
+        self.each_given(disk.disk, |given| match later.has(given.version) {
+            true => standing.later.add(given.sectors),
+            false => sweep.push(given),
+        })
+        .await?;
+        sweep.finish();
+        standing.layered = uncovered(sweep.take(disk.size.0 / SECTOR_LEN), &covered);
         Ok(standing)
+    }
+
+    /// Which versions in map layers a replica may lack that stands there.
+    fn later(&self, disk: DiskId, stands: Stands) -> Later {
+        let Stands::Folded(through) = stands else {
+            return Later(None);
+        };
+        let folded = self.loaded.folded_disk(disk);
+        let mut copies = (1..).zip(folded.into_iter().flat_map(|disk| &disk.copies));
+        // A copy that begins below may have come before the replica's mark or behind it.
+        let unsure = copies.find(|(_, first)| **first <= through);
+        Later(Some((through, unsure.map_or(u32::MAX, |(copy, _)| copy))))
+    }
+
+    /// How long the disk was there, as far as map layers say. Unit: sectors.
+    fn folded_sectors(&self, disk: DiskId, stands: Stands) -> u64 {
+        let folded = self.loaded.folded_disk(disk);
+        let sectors = folded.map_or(0, |folded| folded.sectors);
+        match (stands, folded) {
+            (Stands::Folded(through), Some(folded)) => {
+                let sizes = folded.sizes.iter().rev();
+                let mut sizes = sizes.filter(|(from, _)| *from <= through);
+                sizes.next().map_or(sectors, |(_, sectors)| *sectors)
+            }
+            _ => sectors,
+        }
+    }
+
+    /// Everything that map layers say of the disk, by sector.
+    async fn each_given(&self, disk: DiskId, each: impl FnMut(Given)) -> Result<(), RestoreError> {
+        let (id, manifest) = (self.header.vault, self.loaded.manifest());
+        let whole = (disk, Seq(u64::MAX));
+        Ok(each_given(self.vault, id, manifest, whole, each).await?)
+    }
+
+    /// What map layers give of the disk as of `seq`.
+    pub(super) async fn layered(
+        &self,
+        disk: DiskId,
+        seq: Seq,
+        size: ByteLen,
+    ) -> Result<Vec<Found>, RestoreError> {
+        let (id, manifest) = (self.header.vault, self.loaded.manifest());
+        let sectors = size.0 / SECTOR_LEN;
+        let found = found_at(self.vault, id, manifest, (disk, seq), sectors).await;
+        Ok(found?)
     }
 
     /// Hands over the disk's sections of these objects, in path order, and whether each is part of its history.
@@ -153,6 +240,20 @@ impl Restoring<'_> {
     }
 }
 
+impl Stands {
+    /// Whether a replica there has everything of an object.
+    fn covers(self, object: &WalkedObject) -> bool {
+        matches!(self, Self::Behind(count) if object.ordinal < count)
+    }
+}
+
+impl Later {
+    fn has(&self, version: Version) -> bool {
+        let is_later = |(through, copy)| through < version.seq || copy <= version.copy;
+        self.0.is_some_and(is_later)
+    }
+}
+
 /// The size that a section leaves the disk with, if it says one. Unit: sectors.
 fn size_after(section: &Section) -> Option<u64> {
     let records = section.blocks.iter().flat_map(|block| &block.records);
@@ -164,7 +265,12 @@ fn size_after(section: &Section) -> Option<u64> {
 }
 
 impl DiskPlan {
-    pub(super) fn of(map: &ExtentMap, size: ByteLen, index_count: usize) -> Self {
+    pub(super) fn of(
+        map: &ExtentMap,
+        layered: Vec<Found>,
+        size: ByteLen,
+        index_count: usize,
+    ) -> Self {
         let end = Lba::new(size.0 / SECTOR_LEN).unwrap_or(Lba::MAX);
         let mut runs = Vec::with_capacity(map.run_count());
         // No writer may write past a disk's end; should one have, that is no part of the disk.
@@ -174,7 +280,16 @@ impl DiskPlan {
             Some(Run { extent, ..*run })
         });
         runs.extend(inside);
-        Self::sorted(runs, index_count)
+        Self::sorted(runs, layered, index_count)
+    }
+
+    /// The sectors that it gives, rising.
+    pub(super) fn given(&self) -> Vec<Sectors> {
+        let runs = self.runs.iter().map(|run| sectors_of(&run.extent));
+        let layered = self.layered.iter().map(|found| found.sectors.clone());
+        let mut given: Vec<_> = runs.chain(layered).collect();
+        given.sort_unstable_by_key(|sectors| sectors.start);
+        given
     }
 
     /// What of it lies in these sectors.
@@ -191,15 +306,20 @@ impl DiskPlan {
                 }
             })
         });
-        Self::sorted(parts.collect(), self.index_count)
+        let layered = within(&self.layered, changes);
+        Self::sorted(parts.collect(), layered, self.index_count)
     }
 
-    fn sorted(mut runs: Vec<Run>, index_count: usize) -> Self {
+    fn sorted(mut runs: Vec<Run>, layered: Vec<Found>, index_count: usize) -> Self {
         runs.sort_unstable_by_key(|run| (run.source, run.extent.start()));
         let sectors = runs.iter().map(|run| u64::from(run.extent.sectors().get()));
-        let total = ByteLen(sectors.sum::<u64>() * SECTOR_LEN);
+        let layered_sectors = layered
+            .iter()
+            .map(|found| found.sectors.end - found.sectors.start);
+        let total = ByteLen((sectors.sum::<u64>() + layered_sectors.sum::<u64>()) * SECTOR_LEN);
         Self {
             runs,
+            layered,
             total,
             index_count,
         }

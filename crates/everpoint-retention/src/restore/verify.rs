@@ -21,7 +21,6 @@ use serde::Serialize;
 use super::blob::{
     BlobError, expect_its, expect_mark, failed, first_asks, found, last_page, mark_of, shown,
 };
-use super::changes::sectors_of;
 use super::compare::{Comparing, Found, Source};
 use super::fetch::Sink;
 use super::plan::DiskPlan;
@@ -168,7 +167,7 @@ impl Verifying<'_> {
         let subject = Subject::Disk(self.disk);
         let (header, loaded, _) =
             locate::<RestoreError>(self.vault, subject, Some(mark.machine)).await?;
-        let through = expect_mark(mark, &loaded, shown)?;
+        let stands = expect_mark(mark, &loaded, shown)?;
         let applied = mark.applied.expect("it was expected");
         let size = ByteLen(mark.sectors * SECTOR_LEN);
         let name = loaded.history().disks().get(&self.disk);
@@ -188,7 +187,7 @@ impl Verifying<'_> {
             format: ImageFormat::Vhd,
             progress: self.progress,
         };
-        let mut standing = restoring.standing(&disk, through).await?;
+        let mut standing = restoring.standing(&disk, stands).await?;
         if standing.sectors != mark.sectors {
             return Err(BlobError::OtherSize {
                 replica: shown.to_owned(),
@@ -200,13 +199,8 @@ impl Verifying<'_> {
         let sectors = vhd::padded_size(size).0 / SECTOR_LEN;
         standing.later.cut_off(sectors);
         let newer = ByteLen(standing.later.sectors() * SECTOR_LEN);
-        let plan = DiskPlan::of(&standing.map, size, standing.index_count);
-        let mut given: Vec<_> = plan
-            .runs
-            .iter()
-            .map(|run| sectors_of(&run.extent))
-            .collect();
-        given.sort_unstable_by_key(|sectors| sectors.start);
+        let plan = DiskPlan::of(&standing.map, standing.layered, size, standing.index_count);
+        let given = plan.given();
         let comparing = Arc::new(Comparing {
             source,
             loose: standing.later,

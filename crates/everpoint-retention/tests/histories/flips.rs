@@ -57,14 +57,18 @@ enum Kind {
     Data,
     Seal,
     End,
+    Manifest,
+    Layer,
 }
 
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 7] = [
     Kind::VaultHeader,
     Kind::Origin,
     Kind::Data,
     Kind::Seal,
     Kind::End,
+    Kind::Manifest,
+    Kind::Layer,
 ];
 
 struct Object {
@@ -87,6 +91,9 @@ impl Object {
             ObjectKind::JournalEnd(_) => Kind::End,
             ObjectKind::JournalObject(..) if bytes.len() == SEAL_LEN => Kind::Seal,
             ObjectKind::JournalObject(..) => Kind::Data,
+            ObjectKind::Manifest(..) => Kind::Manifest,
+            ObjectKind::Layer(..) => Kind::Layer,
+            ObjectKind::Pack(..) => unreachable!("nothing writes packs"),
         };
         let len = bytes.len() as u64;
         let index_at = if kind == Kind::Data {
@@ -194,6 +201,7 @@ async fn live(world: &mut World, random: &mut StdRng, level: u64, len_min: u64) 
                 level += 1;
                 world.release_to(level).await;
             }
+            6 | 14 => world.compact(usize::MAX).await,
             10 => {
                 world.begin_resync(1);
                 world.write(1, 0, &known[1]);

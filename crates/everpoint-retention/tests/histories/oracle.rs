@@ -47,6 +47,10 @@ pub(crate) enum Event {
     Resync {
         disk: usize,
     },
+    /// Retention folds what was committed, so many changes at a time.
+    Compact {
+        change_count_max: usize,
+    },
 }
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
@@ -70,6 +74,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Seal),
         1 => Just(Event::Release),
         1 => disk.prop_map(|disk| Event::Resync { disk }),
+        1 => (1..60_usize).prop_map(|change_count_max| Event::Compact { change_count_max }),
     ]
 }
 
@@ -156,6 +161,7 @@ pub(crate) async fn play(world: &mut World, events: &[Event]) {
                 world.close_block(disk);
                 world.end_resync(disk);
             }
+            Event::Compact { change_count_max } => world.compact(change_count_max).await,
         }
     }
     world.commit_all().await;

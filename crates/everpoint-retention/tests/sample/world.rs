@@ -18,11 +18,12 @@ use everpoint_format::record::{Consistency, Record};
 use everpoint_format::vault::VaultHeader;
 use everpoint_format::{Change, DiskPosition, PackScratch};
 use everpoint_journal::sealing::SealOrder;
+use everpoint_retention::{CompactConfig, compact};
 use everpoint_units::{
     DiskId, Extent, GenerationId, JournalId, Lba, Level, MachineId, ObjectNo, Seq, ServerId,
     VaultId, WallTime,
 };
-use everpoint_vault::history::{create_header, seal_journal};
+use everpoint_vault::history::{create_header, read_header, seal_journal};
 use everpoint_vault::{ObjectName, OpenOptions, Vault, VaultConfig, VaultUrl};
 
 pub(crate) const ID: VaultId = VaultId([9; 16]);
@@ -120,6 +121,22 @@ impl World {
         };
         create_header(&vault, &header).await.expect("created");
         Self::of_machine(vault, MACHINE, journal(1)).await
+    }
+
+    /// Retention folds what was committed, so many changes a manifest.
+    pub(crate) async fn compact(&self, change_count_max: usize) {
+        let header = read_header(&self.vault).await.expect("there is one");
+        let config = CompactConfig { change_count_max };
+        loop {
+            let now = WallTime(FIRST_TIME + self.clock);
+            let made = compact(&self.vault, &header, self.machine, now, &config).await;
+            let Some(made) = made.expect("the vault is sound") else {
+                break;
+            };
+            if !made.is_more {
+                break;
+            }
+        }
     }
 
     /// Another machine in the same vault, in a journal of its own.

@@ -9,7 +9,9 @@ use stateright::Model;
 
 use super::explore::{Limits, Outcome, explore};
 use super::ownership::World;
-use super::{agents, condemned, disks, folding, group, listing, manifests, origin, replica};
+use super::{
+    agents, condemned, disks, folding, group, listing, manifests, origin, pruning, replica,
+};
 
 pub use left_out::{left_out, left_out_in_vain};
 
@@ -102,9 +104,38 @@ pub fn long_worlds() -> Vec<Planned> {
         BOUNDED,
         more,
     ));
+    worlds.extend(pruning_further());
     worlds.extend(of_two_journals());
     worlds.extend(of_more_journals());
     worlds
+}
+
+fn pruning_further() -> Vec<Planned> {
+    let one_worker = pruning::Pruning {
+        machines: 2,
+        readers: 1,
+        ..pruning::Pruning::SMALL
+    };
+    let exactly = pruning::Pruning {
+        holds: pruning::Holds::Exactly,
+        ..one_worker
+    };
+    let two_workers = pruning::Pruning {
+        workers: 2,
+        ..one_worker
+    };
+    let two_readers = pruning::Pruning {
+        machines: 1,
+        readers: 2,
+        jobs: 2,
+        ..two_workers
+    };
+    vec![
+        Planned::new("pruning: two machines, a reader", LONG, one_worker),
+        Planned::new("pruning: the same, exact holds", LONG, exactly),
+        Planned::new("pruning: two machines, two workers", BOUNDED, two_workers),
+        Planned::new("pruning: two workers, two readers", BOUNDED, two_readers),
+    ]
 }
 
 fn of_two_journals() -> Vec<Planned> {
@@ -218,6 +249,24 @@ fn own_models(limits: Limits) -> Vec<Planned> {
     let manifests = manifests::Manifests {
         rules: manifests::Rules::ALL,
     };
+    let small = pruning::Pruning::SMALL;
+    let shared = pruning::Pruning {
+        machines: 2,
+        ..small
+    };
+    let workers = pruning::Pruning {
+        workers: 2,
+        jobs: 2,
+        ..small
+    };
+    let held = pruning::Pruning {
+        readers: 1,
+        ..small
+    };
+    let held_exactly = pruning::Pruning {
+        holds: pruning::Holds::Exactly,
+        ..held
+    };
     let condemned = |resumes| condemned::Condemned {
         objects: 2,
         resumes,
@@ -236,6 +285,10 @@ fn own_models(limits: Limits) -> Vec<Planned> {
         Planned::new("disks: two, one order, one cut", limits, disks),
         Planned::new("agents: rolled back, both lives running", limits, agents),
         Planned::new("manifests: two workers", limits, manifests),
+        Planned::new("pruning: two machines share objects", limits, shared),
+        Planned::new("pruning: two workers", limits, workers),
+        Planned::new("pruning: a reader that holds", limits, held),
+        Planned::new("pruning: a reader, exact holds", limits, held_exactly),
         Planned::new("condemned lists: two journals", limits, condemned(false)),
         Planned::new("condemned lists: a life resumed", limits, condemned(true)),
         Planned::new("replica: two servers, late puts", limits, replica),

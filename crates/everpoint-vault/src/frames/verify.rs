@@ -1,10 +1,11 @@
 //! Reading a batch of frames and verifying it: stored checksum, unpacked length, every piece's digest.
 
 use bytes::Bytes;
-use everpoint_format::digest::{DigestKey, PIECE_LEN};
+use everpoint_format::digest::{DigestKey, PIECE_LEN, piece_digests};
+use everpoint_format::layer::page::DigestSeal;
 use everpoint_units::{ByteLen, ByteOffset};
 
-use super::{Batch, Check, FrameJob, IntegrityError};
+use super::{Batch, Check, FrameJob, IntegrityError, SealCheck};
 use crate::error::ReadError;
 use crate::name::ObjectName;
 use crate::vault::Vault;
@@ -96,5 +97,33 @@ pub fn open_frame(
             });
         }
     }
+    for seal in &job.seals {
+        open_record(object, job, seal, &raw, key)?;
+    }
     Ok(raw)
+}
+
+/// Holds a record of a frame against what stands for its digests.
+fn open_record(
+    object: &ObjectName,
+    job: &FrameJob,
+    check: &SealCheck,
+    raw: &[u8],
+    key: &DigestKey,
+) -> Result<(), IntegrityError> {
+    let disk_at = check.extent.start().byte_offset();
+    let len = usize::try_from(check.extent.byte_len().0).expect("a target has 64 bits");
+    let Some(bytes) = raw.get(check.raw_at..check.raw_at.saturating_add(len)) else {
+        let object = object.clone();
+        return Err(IntegrityError::Reference { object, disk_at });
+    };
+    if DigestSeal::of(key, &piece_digests(key, check.extent, bytes)) == check.seal {
+        return Ok(());
+    }
+    Err(IntegrityError::Digest {
+        object: object.clone(),
+        frame_at: job.frame_at,
+        raw_at: ByteOffset(check.raw_at as u64),
+        disk_at,
+    })
 }

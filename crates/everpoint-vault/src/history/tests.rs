@@ -242,7 +242,13 @@ async fn machines_walked_together_see_what_each_sees_alone() {
                     seen.push((journal, number, data.checksum, len));
                 }
             };
-            let walked = walk_all(&own_vault, ID, [4, 2, 1, 3].map(machine), visit).await;
+            let walked = walk_all(
+                &own_vault,
+                ID,
+                [4, 2, 1, 3].map(|id| (machine(id), None)),
+                visit,
+            )
+            .await;
             (walked.unwrap(), together)
         });
         let (walked, mut together) = all.await.unwrap();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use everpoint_format::data::DataIndex;
+use everpoint_format::manifest::FoldedTo;
 use everpoint_journal::path::{Damage, Need, ObjectRead, PathEnd, PathWalk, Verdict};
 use everpoint_units::{ByteLen, JournalId, MachineId, ObjectNo, VaultId};
 use futures::stream::BoxStream;
@@ -50,7 +51,7 @@ pub async fn walk(
     let visit = |_: &[MachineId], journal, number, data: &DataIndex, len| {
         visit(journal, number, data, len);
     };
-    let mut walked = walk_all(vault, id, [machine], visit).await?;
+    let mut walked = walk_all(vault, id, [(machine, None)], visit).await?;
     Ok(walked.remove(&machine).expect("it was walked"))
 }
 
@@ -76,7 +77,27 @@ pub async fn walk_from(
     Ok(walked.remove(&machine).expect("it was walked"))
 }
 
-/// Walks the paths of several machines at once; every object is read once. `visit` is called with each object
+/// As [`walk`], behind what a manifest has folded.
+///
+/// # Errors
+///
+/// See [`HistoryError`]; damage on the path is part of the answer.
+pub async fn walk_behind(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+    folded: &FoldedTo,
+    mut visit: impl FnMut(JournalId, ObjectNo, &DataIndex, ByteLen),
+) -> Result<Walked, HistoryError> {
+    let visit = |_: &[MachineId], journal, number, data: &DataIndex, len| {
+        visit(journal, number, data, len);
+    };
+    let starts = [(machine, Some(*folded))];
+    let mut walked = walk_all(vault, id, starts, visit).await?;
+    Ok(walked.remove(&machine).expect("it was walked"))
+}
+
+/// Walks the paths of several machines at once, each from its origin or behind what a manifest has folded; every object is read once. `visit` is called with each object
 /// that is part of at least one path, in an order that is path order for every machine, and with the
 /// machines, rising, whose path it is part of.
 ///
@@ -86,21 +107,34 @@ pub async fn walk_from(
 pub async fn walk_all(
     vault: &Vault,
     id: VaultId,
-    machines: impl IntoIterator<Item = MachineId>,
+    machines: impl IntoIterator<Item = (MachineId, Option<FoldedTo>)>,
     visit: impl FnMut(&[MachineId], JournalId, ObjectNo, &DataIndex, ByteLen),
 ) -> Result<BTreeMap<MachineId, Walked>, HistoryError> {
     let mut waiting: BTreeMap<JournalId, Walks> = BTreeMap::new();
     let mut walked = BTreeMap::new();
-    let origins = stream::iter(machines)
-        .map(|machine| async move { (machine, read_origin(vault, id, machine).await) });
-    let mut origins = origins.buffered(WALK_AHEAD_MAX);
-    while let Some((machine, origin)) = origins.next().await {
-        let mut path = PathWalk::new(machine);
-        let origin = origin?;
-        path.handle_origin(origin.as_ref().map(Option::as_ref).map_err(|_| ()));
+    let starts = stream::iter(machines).map(|(machine, folded)| async move {
+        match folded {
+            Some(folded) => Ok((machine, PathWalk::behind(machine, &folded))),
+            None => begin_at_origin(vault, id, machine).await,
+        }
+    });
+    let mut starts = starts.buffered(WALK_AHEAD_MAX);
+    while let Some(start) = starts.next().await {
+        let (machine, path) = start?;
         put_aside(machine, path, &mut waiting, &mut walked);
     }
     walk_waiting(vault, id, waiting, walked, visit).await
+}
+
+pub(super) async fn begin_at_origin(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+) -> Result<(MachineId, PathWalk), HistoryError> {
+    let mut path = PathWalk::new(machine);
+    let origin = read_origin(vault, id, machine).await?;
+    path.handle_origin(origin.as_ref().map(Option::as_ref).map_err(|_| ()));
+    Ok((machine, path))
 }
 
 /// Walks on, journal by journal, until no walk waits.
@@ -213,8 +247,8 @@ fn put_aside(
     }
 }
 
-/// Hands objects of one journal to the walks that go through it, which are all at its first object, until
-/// all have left it.
+/// Hands objects of one journal to the walks that go through it, each from where it stands, until all have left
+/// it.
 async fn walk_journal(
     vault: &Vault,
     id: VaultId,
@@ -222,8 +256,10 @@ async fn walk_journal(
     mut walks: Walks,
     visit: &mut impl FnMut(&[MachineId], JournalId, ObjectNo, &DataIndex, ByteLen),
 ) -> Result<Walks, HistoryError> {
-    let ahead = walks.values().next().and_then(PathWalk::ahead);
-    let Some((_, first, last)) = ahead else {
+    let ahead = || walks.values().filter_map(PathWalk::ahead);
+    let first = ahead().map(|(_, first, _)| first).min();
+    let last = ahead().map(|(_, _, last)| last).max();
+    let Some((first, last)) = first.zip(last) else {
         return Ok(walks);
     };
     let numbers = (first.0..=last.0).map(move |number| (journal, ObjectNo(number)));
@@ -237,7 +273,8 @@ async fn walk_journal(
             tracing::warn!(%journal, %number, error = %damage, "a journal object is damaged");
         }
         in_path.clear();
-        for (machine, path) in &mut walks {
+        let due = Some(Need::Object(journal, number));
+        for (machine, path) in walks.iter_mut().filter(|(_, path)| path.need() == due) {
             if path.handle_object(found.as_read()) == Verdict::Fold {
                 in_path.push(*machine);
             }
@@ -259,7 +296,7 @@ fn is_in(path: &PathWalk, journal: JournalId) -> bool {
 
 impl ObjectFound {
     /// The same, as the walk takes it.
-    fn as_read(&self) -> ObjectRead<'_> {
+    pub(super) fn as_read(&self) -> ObjectRead<'_> {
         match self {
             Self::Data(data, _) => ObjectRead::Data(data),
             Self::Seal(seal) => ObjectRead::Seal(seal),

@@ -2,7 +2,9 @@
 
 use super::super::explore::Limits;
 use super::super::ownership::{EndQuestion, Rules, World};
-use super::super::{agents, condemned, disks, folding, group, listing, manifests, origin, replica};
+use super::super::{
+    agents, condemned, disks, folding, group, listing, manifests, origin, pruning, replica,
+};
 use super::Planned;
 
 /// One thread, so that the trace found is a shortest one.
@@ -24,6 +26,8 @@ pub fn left_out() -> Vec<Planned> {
     all.extend(reading());
     all.extend(agents_and_disks());
     all.extend(retention());
+    all.extend(deleting_with_places());
+    all.extend(holding());
     all.extend(replicas());
     all.extend(groups());
     all
@@ -222,6 +226,89 @@ fn retention() -> Vec<Planned> {
         without!("R16 a name that was taken begins again", manifests::Manifests {}, name_taken_begins_again),
         without!("R17 lists again", manifests::Manifests {}, listed_again),
         without!("R18 only layers named below", manifests::Manifests {}, only_older_names),
+    ]
+}
+
+fn pruned(
+    name: &'static str,
+    world: pruning::Pruning,
+    leave_out: fn(&mut pruning::Rules),
+) -> Planned {
+    let mut rules = pruning::Rules::ALL;
+    leave_out(&mut rules);
+    Planned::new(name, LIMITS, pruning::Pruning { rules, ..world })
+}
+
+fn deleting_with_places() -> Vec<Planned> {
+    let small = pruning::Pruning::SMALL;
+    let two_machines = pruning::Pruning {
+        machines: 2,
+        ..small
+    };
+    let two_workers = pruning::Pruning {
+        workers: 2,
+        jobs: 2,
+        ..small
+    };
+    vec![
+        pruned("R13 every machine has passed", two_machines, |rules| {
+            rules.every_machine_passed = false;
+        }),
+        pruned("R13 no layer has a place in it", two_machines, |rules| {
+            rules.every_machine_unlinked = false;
+        }),
+        pruned("R13 `end` comes first, by objects", two_machines, |rules| {
+            rules.end_first = false;
+        }),
+        pruned("R17 lists again, by objects", two_workers, |rules| {
+            rules.listed_again = false;
+        }),
+        pruned("R18 only named below, by objects", two_workers, |rules| {
+            rules.only_older_names = false;
+        }),
+        pruned("a pack's name is given once", two_workers, |rules| {
+            rules.names_are_fresh = false;
+        }),
+    ]
+}
+
+fn holding() -> Vec<Planned> {
+    let from = pruning::Pruning {
+        readers: 1,
+        ..pruning::Pruning::SMALL
+    };
+    let exactly = pruning::Pruning {
+        holds: pruning::Holds::Exactly,
+        ..from
+    };
+    vec![
+        pruned("hold: manifests are listed after it", from, |rules| {
+            rules.listed_after_hold = false;
+        }),
+        pruned("hold: the same, exact holds", exactly, |rules| {
+            rules.listed_after_hold = false;
+        }),
+        pruned("hold: holds are listed last", from, |rules| {
+            rules.holds_listed_last = false;
+        }),
+        pruned("hold: it keeps manifests", from, |rules| {
+            rules.held_manifests_kept = false;
+        }),
+        pruned("hold: it keeps what they link", from, |rules| {
+            rules.held_links_kept = false;
+        }),
+        pruned("hold: it keeps what is not folded", from, |rules| {
+            rules.held_tail_kept = false;
+        }),
+        pruned("hold: exact, it keeps manifests", exactly, |rules| {
+            rules.held_manifests_kept = false;
+        }),
+        pruned("hold: exact, it keeps what they link", exactly, |rules| {
+            rules.held_links_kept = false;
+        }),
+        pruned("hold: exact, what is not folded", exactly, |rules| {
+            rules.held_tail_kept = false;
+        }),
     ]
 }
 
