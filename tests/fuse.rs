@@ -30,6 +30,27 @@ use xtask::image::{self, ImageSpec};
 /// Unit: MiB.
 const DISK_MIB: u64 = 64;
 const STEP_TIME_MAX: Duration = Duration::from_secs(60);
+/// Somebody without rights.
+const USER: u32 = 65_534;
+/// Shows a point as a user, in a /dev of its own whose /dev/fuse has the mode $1: as the user $2, in $3, to be
+/// compared with $4; the rest is the command.
+const USER_SCRIPT: &str = r#"
+set -e
+mount -t tmpfs none /dev
+mknod -m "$1" /dev/fuse c 10 229
+mknod -m 666 /dev/null c 1 3
+user=$2
+shift 2
+exec setpriv --reuid "$user" --regid "$user" --clear-groups sh -c '
+directory=$1 image=$2
+shift 2
+"$@" &
+while kill -0 $! 2>/dev/null && ! [ "$(ls "$directory")" ]; do sleep 0.05; done
+cmp "$directory"/* "$image" && echo served
+kill $! 2>/dev/null
+wait $!
+' sh "$@"
+"#;
 
 /// A vault that nobody writes to, and one of its disks.
 struct World {
@@ -177,7 +198,7 @@ fn data_of(file: &File) -> Result<Vec<(u64, u64)>> {
     let (mut found, mut at) = (Vec::new(), 0);
     loop {
         match seek(file, SeekFrom::Data(at)) {
-            Err(rustix::io::Errno::NXIO) => return Ok(found),
+            Err(Errno::NXIO) => return Ok(found),
             Err(error) => return Err(error.into()),
             Ok(start) => {
                 at = seek(file, SeekFrom::Hole(start))?;
@@ -234,7 +255,7 @@ async fn a_point_is_a_file_that_everybody_reads_as_it_restores() -> Result<()> {
     tool::run("e2fsck", ["-fn".as_ref(), file.as_os_str()]).await?;
     let device = LoopDevice::attach(&file).await?;
     let mount = Mount::ext4(device.path(), &world.site.path("mounted"), "ro,noload").await?;
-    ensure!(2 < fs::read_dir(mount.directory())?.count());
+    ensure!(1 < fs::read_dir(mount.directory())?.count());
     mount.unmount().await?;
     drop(device);
     shown.end(Signal::TERM).await?;
@@ -387,6 +408,44 @@ async fn a_signal_ends_it_also_while_somebody_has_it_open() -> Result<()> {
     shown.end(Signal::TERM).await?;
     let read = apart(move || Ok(opened.read_at(&mut [0; 512], 1 << 20))).await?;
     ensure!(read.is_err(), "it is served still");
+    world.site.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_is_not_root_needs_the_device_and_fusermount3() -> Result<()> {
+    let world = World::golden("fuse-user").await?;
+    let image = world.restored("restored.raw").await?;
+    // Where nobody else's rights keep the user from it.
+    let open = tempfile::tempdir()?;
+    let [directory, program, copy] =
+        ["shown", "everpoint", "image.raw"].map(|name| open.path().join(name));
+    fs::create_dir(&directory)?;
+    std::os::unix::fs::chown(&directory, Some(USER), Some(USER))?;
+    fs::copy(xtask::built::program("everpoint"), &program)?;
+    fs::copy(image, &copy)?;
+    let vault = open.path().join("vault");
+    golden::copy(&world.site.vault(), &vault, &|_| true)?;
+    let words = ["-R", "a+rX"].map(PathBuf::from).into_iter();
+    tool::run("chmod", words.chain([open.path().to_path_buf()])).await?;
+    let url = world.site.place().url;
+    let words = world.words(&directory, &[])?.into_iter();
+    let words: Vec<_> = words
+        .map(|word| word.replace(&url, &format!("file://{}", vault.display())))
+        .collect();
+    for (mode, code, says) in [
+        ("600", 4, "let this user read and write"),
+        ("666", 0, "served"),
+    ] {
+        let mut command = tool::tool("unshare")?;
+        command.args(["--mount", "sh", "-c", USER_SCRIPT, "sh", mode]);
+        command.arg(USER.to_string()).arg(&directory).arg(&copy);
+        command.arg(&program).args(&words);
+        let ended = finish(command, STEP_TIME_MAX).await?;
+        ensure!(ended.status.code() == Some(code), "{mode}: {ended:?}");
+        let said = ended.stdout + &ended.stderr;
+        ensure!(said.contains(says), "{mode}: {said}");
+    }
     world.site.passed();
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use everpoint_fuse::{Errno, FileInfo, FixedFile, Run};
 use everpoint_nbd::{Export as _, ZeroFlags};
-use everpoint_units::{ByteLen, Extent, WallTime};
+use everpoint_units::{ByteLen, DiskId, Extent, WallTime};
 
 use super::MountedPoint;
 use super::export::MountExport;
@@ -26,18 +26,9 @@ pub struct MountFile {
 impl MountFile {
     /// The point, by the name of its disk, or by its id where the name is none for a file.
     pub fn new(point: &MountedPoint, export: MountExport) -> Self {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let is_name = (1..=NAME_LEN_MAX).contains(&point.name.len())
-            && point.name.chars().all(is_plain)
-            && !point.name.starts_with(['.', '-']);
-        let stem = if is_name {
-            point.name.clone()
-        } else {
-            point.disk.to_string()
-        };
         Self {
             export,
-            name: stem + SUFFIX,
+            name: file_name(&point.name, point.disk),
             modified: point.time.map_or(UNIX_EPOCH, system_time),
         }
     }
@@ -91,6 +82,18 @@ impl FixedFile for MountFile {
     }
 }
 
+fn file_name(name: &str, disk: DiskId) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_one = (1..=NAME_LEN_MAX).contains(&name.len())
+        && name.chars().all(is_plain)
+        && !name.starts_with(['.', '-']);
+    if is_one {
+        format!("{name}{SUFFIX}")
+    } else {
+        format!("{disk}{SUFFIX}")
+    }
+}
+
 /// No request of a file is as long as what an export takes at once.
 fn len(extent: Extent) -> Result<u32, Errno> {
     u32::try_from(extent.byte_len().0).map_err(|_| Errno::INVAL)
@@ -104,4 +107,34 @@ fn number(error: everpoint_nbd::Errno) -> Errno {
 
 fn system_time(time: WallTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_micros(time.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_whose_name_is_none_for_a_file_goes_by_its_id() {
+        let disk: DiskId = "c7baab51-4c56-e20e-66c2-4572ecd690fd".parse().unwrap();
+        assert_eq!(file_name("db-1.data", disk), "db-1.data.raw");
+        for name in [
+            "",
+            "..",
+            "../up",
+            "a b",
+            "-f",
+            "gr\u{f6}\u{df}e",
+            &"n".repeat(201),
+        ] {
+            assert_eq!(file_name(name, disk), format!("{disk}.raw"), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_export_refuses_is_refused_by_the_system_s_number() {
+        assert_eq!(number(everpoint_nbd::Errno::NoSpace), Errno::NOSPC);
+        assert_eq!(number(everpoint_nbd::Errno::Perm), Errno::PERM);
+        assert_eq!(number(everpoint_nbd::Errno::Io), Errno::IO);
+        assert_eq!(number(everpoint_nbd::Errno::NotSup), Errno::OPNOTSUPP);
+    }
 }

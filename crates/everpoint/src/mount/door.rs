@@ -154,10 +154,12 @@ fn fuse_failure(error: FuseMountError) -> Failure {
             Code::Failed,
             "load the module: sudo modprobe fuse (a container is given the device: --device /dev/fuse), or use --socket",
         ),
-        FuseMountError::Device { .. } => (
-            Code::Failed,
-            "run it as root, or let this user read and write /dev/fuse, or use --socket",
-        ),
+        FuseMountError::Device { source } => {
+            let text = format!("--fuse: {error}: {source}");
+            return Failure::new(Code::NotAuthorised, text).help(
+                "run it as root, or let this user read and write /dev/fuse, or use --socket",
+            );
+        }
         FuseMountError::NoHelper => (
             Code::Failed,
             "install it (Debian: sudo apt-get install --yes fuse3), or run as root, or use --socket",
