@@ -22,6 +22,7 @@ const FLOORS: [&[&str]; 7] = [
     &[
         "everpoint-cache-log",
         "everpoint-catalog",
+        "everpoint-fuse",
         "everpoint-nbd",
         "everpoint-replica",
         "everpoint-transport",

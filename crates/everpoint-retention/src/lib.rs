@@ -40,8 +40,8 @@ pub use listing::{
 };
 pub use machine::{DamageNote, LoadedMachine, Subject, find_machine, load_machine, load_machines};
 pub use mount::{
-    MountConfig, MountError, MountExport, MountedPoint, Overlay, OverlayError, OverlayPlace,
-    PointReadError, PointReader, ReaderStats, mount_point,
+    MountConfig, MountError, MountExport, MountFile, MountedPoint, Overlay, OverlayError,
+    OverlayPlace, PointReadError, PointReader, ReaderStats, mount_point,
 };
 pub use point::{At, NoPoint, ParseAtError, PointError};
 pub use restore::{

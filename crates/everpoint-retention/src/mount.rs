@@ -1,8 +1,8 @@
-//! Mounting: one disk as of one `Seq`, served as a block device while its bytes are still in the vault.
+//! Mounting: one disk as of one `Seq`, served as a block device or a file while its bytes are still in the vault.
 //!
 //! ```text
 //! NBD client ─▶ export ─┬─▶ overlay: what was written since, in a local file
-//!                       └─▶ reader ─▶ run map: which frame gives these sectors
+//! FUSE ─▶ file ─▶┘      └─▶ reader ─▶ run map: which frame gives these sectors
 //!                              │
 //!                              └─▶ kept frames, or one ranged read of the vault, verified
 //! ```
@@ -15,6 +15,7 @@
 //! Nothing here changes a vault: what is written goes to a file of this machine.
 
 mod export;
+mod file;
 mod frame_cache;
 mod overlay;
 mod overlay_map;
@@ -37,6 +38,7 @@ use crate::restore::{DiskAt, Progress, locate, same_object};
 use run_map::Mapping;
 
 pub use export::MountExport;
+pub use file::MountFile;
 pub use overlay::{Overlay, OverlayError, OverlayPlace};
 pub use reader::{PointReader, ReaderStats};
 

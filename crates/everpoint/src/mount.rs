@@ -1,17 +1,18 @@
-//! `everpoint mount`: a disk as it was, served over NBD at once, while its bytes are still in the vault.
+//! `everpoint mount`: a disk as it was, served over NBD or as a file at once, while its bytes are still in the vault.
 
-use std::path::{Path, PathBuf, absolute};
-use std::sync::Arc;
+mod door;
+
+use std::path::PathBuf;
 
 use clap::Args;
-use everpoint_nbd::{ListenError, NbdAddress, Server, ServerConfig};
 use everpoint_retention::{
-    At, DamageNote, DiskAt, MountConfig, MountError, MountExport, MountedPoint, Overlay,
-    OverlayPlace, mount_point,
+    At, DamageNote, DiskAt, MountConfig, MountError, MountedPoint, Overlay, OverlayPlace,
+    mount_point,
 };
-use everpoint_units::{ByteLen, DiskId, MachineId};
+use everpoint_units::{DiskId, MachineId};
 use serde::Serialize;
 
+use self::door::{Door, Doorway};
 use crate::failure::{Code, Failure};
 use crate::output;
 use crate::progress::Bar;
@@ -19,9 +20,6 @@ use crate::restore::{damage_lines, may_mean_later, point_facts};
 use crate::signals::Signals;
 use crate::size::Size;
 use crate::vault::VaultArg;
-
-/// Payload of requests in memory, beside the frames. Unit: bytes.
-const PAYLOAD_MAX: ByteLen = ByteLen(64 << 20);
 
 /// Which disk, and where it is served.
 #[derive(Debug, Args)]
@@ -38,8 +36,11 @@ pub(crate) struct Mount {
     #[arg(long)]
     at: At,
     /// The unix socket to serve on; whoever may open it may read the disk.
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "fuse")]
+    socket: Option<PathBuf>,
+    /// Show it as a file in this empty directory instead, for the user who runs this.
+    #[arg(long, value_name = "DIR", conflicts_with = "socket")]
+    fuse: Option<PathBuf>,
     /// Take writes too, into a file of this machine. They end with the mount, and never reach the vault.
     #[arg(long)]
     writable: bool,
@@ -63,22 +64,24 @@ struct Mounted {
     seq: u64,
     time: Option<String>,
     size_bytes: u64,
-    uri: String,
+    /// Where clients connect, with `--socket`.
+    uri: Option<String>,
+    /// The file, with `--fuse`.
+    file: Option<String>,
     writable: bool,
     /// Where what is written stays.
     overlay: Option<String>,
     damage: Vec<DamageNote>,
 }
 
-/// Serves it until a signal comes.
+/// Serves it until a signal comes, or until the file is unmounted.
 ///
 /// # Errors
 ///
 /// Why it is not served, or that something else may be meant than what was.
 pub(crate) async fn run(args: &Mount, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let socket = absolute(&args.socket)
-        .map_err(|error| Failure::of(Code::Usage, &error).while_doing("--socket"))?;
+    let doorway = Doorway::new(args.socket.as_deref(), args.fuse.as_deref())?;
     let point = tokio::select! {
         point = open(args) => point?,
         // Cancel-safe: nothing was made yet.
@@ -88,19 +91,24 @@ pub(crate) async fn run(args: &Mount, json: bool) -> Result<(), Failure> {
         }
     };
     let overlay = overlay(args, &point)?;
-    let server = serve(&point, overlay.clone(), &socket)?;
-    let mounted = Mounted::of(&point, overlay.as_ref(), &socket);
+    let mut door = doorway.open(&point, overlay.clone())?;
+    let mounted = Mounted::of(&point, overlay.as_ref(), &door);
     let said = output::print(json, &mounted, |mounted| lines(mounted, &point));
     if said.is_ok() {
-        let signal = signals.received().await;
-        tracing::info!(signal, stats = ?point.reader.stats(), "the mount ends");
+        // Both are cancel-safe.
+        let reason = tokio::select! {
+            signal = signals.received() => signal,
+            () = door.closed() => "unmounted",
+        };
+        tracing::info!(reason, stats = ?point.reader.stats(), "the mount ends");
     }
-    signals.drain(end(server, &point)).await;
+    let ended = signals.drain(end(door, &point)).await;
     if let Some(overlay) = overlay {
         let closed = overlay.close();
         closed.map_err(|error| Failure::of(Code::Failed, &error))?;
     }
     said?;
+    ended?;
     if !point.damage.is_empty() && may_mean_later(&args.at) {
         let text = format!(
             "what was served is whole, but the history is damaged: --at {} may mean a later point",
@@ -149,38 +157,15 @@ fn overlay(args: &Mount, point: &MountedPoint) -> Result<Option<Overlay>, Failur
     })
 }
 
-fn serve(point: &MountedPoint, overlay: Option<Overlay>, socket: &Path) -> Result<Server, Failure> {
-    let server = Server::new(ServerConfig {
-        connection_bytes_max: PAYLOAD_MAX,
-        server_bytes_max: PAYLOAD_MAX,
-        ..ServerConfig::default()
-    });
-    let server = server.map_err(|error| Failure::of(Code::Failed, &error))?;
-    let export = Arc::new(MountExport::new(point, overlay));
-    let attached = server.attach("", export);
-    attached.map_err(|error| Failure::of(Code::Failed, &error))?;
-    server.listen_unix(socket).map_err(|error| {
-        let help = match &error {
-            ListenError::InUse { .. } | ListenError::NotASocket { .. } => "name another --socket",
-            ListenError::Unix { .. } | ListenError::Tcp { .. } => {
-                "name a --socket in a directory that is there, with a path of at most 107 bytes"
-            }
-        };
-        Failure::of(Code::Usage, &error)
-            .while_doing("--socket")
-            .help(help)
-    })?;
-    Ok(server)
-}
-
 /// Lets every client have the answers that it waits for.
-async fn end(server: Server, point: &MountedPoint) {
-    server.shutdown().await;
+async fn end(door: Door, point: &MountedPoint) -> Result<(), Failure> {
+    let closed = door.close().await;
     point.reader.close().await;
+    closed
 }
 
 impl Mounted {
-    fn of(point: &MountedPoint, overlay: Option<&Overlay>, socket: &Path) -> Self {
+    fn of(point: &MountedPoint, overlay: Option<&Overlay>, door: &Door) -> Self {
         let kept = overlay.and_then(Overlay::kept);
         Self {
             machine: point.machine.to_string(),
@@ -189,7 +174,8 @@ impl Mounted {
             seq: point.seq.0,
             time: point.time.map(|time| time.to_string()),
             size_bytes: point.size.0,
-            uri: NbdAddress::unix(socket, "").to_string(),
+            uri: door.uri(),
+            file: door.file(),
             writable: overlay.is_some(),
             overlay: kept.map(|path| path.display().to_string()),
             damage: point.damage.clone(),
@@ -207,7 +193,8 @@ fn lines(mounted: &Mounted, point: &MountedPoint) -> String {
     if let Some(overlay) = &mounted.overlay {
         facts.row(["overlay", overlay]);
     }
-    facts.row(["served at", &mounted.uri]);
+    let served_at = mounted.uri.as_ref().or(mounted.file.as_ref());
+    facts.row(["served at", served_at.map_or("", String::as_str)]);
     facts.render() + &damage_lines(&mounted.damage)
 }
 

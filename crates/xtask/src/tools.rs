@@ -30,7 +30,7 @@ pub const CXX_COMPILER: Need = need("c++", "g++");
 pub const MKE2FS: Need = need("mke2fs", "e2fsprogs");
 
 /// Everything that some part needs.
-pub const ALL: [Need; 20] = [
+pub const ALL: [Need; 22] = [
     C_COMPILER,
     CXX_COMPILER,
     MKE2FS,
@@ -38,6 +38,8 @@ pub const ALL: [Need; 20] = [
     need("losetup", "mount"),
     need("mount", "mount"),
     need("fsfreeze", "util-linux"),
+    need("setpriv", "util-linux"),
+    need("unshare", "util-linux"),
     need("qemu-img", "qemu-utils"),
     need("qemu-nbd", "qemu-utils"),
     Need {

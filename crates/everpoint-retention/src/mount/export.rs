@@ -1,4 +1,4 @@
-//! A mounted point as an NBD export: read-only, or written to over an overlay.
+//! A mounted point as an NBD export: read-only, or written to over an overlay. `file` shows the same as a file.
 //!
 //! All connections share the point, the overlay's file and its syncs, so a flush on one covers the writes of all.
 //! What cannot be had is an I/O error for the request that asked for it, and one line of the log; the mount goes on.
@@ -44,6 +44,12 @@ impl MountExport {
             reader: point.reader.clone(),
             overlay,
         }
+    }
+
+    /// How much of the point holds data.
+    pub(super) fn allocated(&self) -> ByteLen {
+        let runs = self.reader.data(0..self.size.0 / SECTOR_LEN);
+        ByteLen(runs.map(|run| (run.end - run.start) * SECTOR_LEN).sum())
     }
 
     fn overlay(&self) -> Result<&Overlay, Errno> {
