@@ -9,14 +9,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use everpoint_tests::rigs::child::{Finished, finish};
+use everpoint_tests::rigs::child::{Finished, Process, finish};
 use everpoint_tests::rigs::clouds;
 use everpoint_tests::rigs::golden;
 use everpoint_tests::rigs::load::{Load, LoadSpec};
 use everpoint_tests::rigs::site::{Agent, AgentSpec, Home, Server, ServerSpec, Site};
+use everpoint_tests::rigs::wait;
 use everpoint_units::DiskId;
+use everpoint_vault::history::{
+    PathReader, list_machines, list_manifests, newest_manifest, read_header,
+};
+use everpoint_vault::{OpenOptions, Vault, VaultConfig};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Not whole MiB, and not whole pieces. Unit: bytes.
@@ -97,15 +103,51 @@ async fn write(agent: &Agent, server: &Server, seed: u64) -> Result<()> {
     Ok(())
 }
 
+/// Retention beside the server, by a file of its own.
+fn retention(site: &Site) -> Result<Process> {
+    let config = site.path("retention.toml");
+    let text = format!(
+        "roles = [\"retention\"]\n[retention]\nvault = \"{}\"\ninterval_s = 1\n",
+        site.place().url
+    );
+    fs::write(&config, text)?;
+    let mut command = Command::new(xtask::built::program("everpoint"));
+    command
+        .args(["server", "run", "--json", "--config"])
+        .arg(config);
+    Process::start("retention", command, &site.log("retention"))
+}
+
+/// Retention's manifests, and whether the newest has everything that was committed.
+async fn folded(site: &Site) -> Result<(usize, bool)> {
+    let (url, config) = (site.place().url.parse()?, VaultConfig::default());
+    let vault = Vault::open(&url, &config, OpenOptions::READ).await?;
+    let id = read_header(&vault).await?.vault;
+    let machines = list_machines(&vault).await?;
+    let machine = *machines.first().context("a machine")?;
+    let Some(newest) = newest_manifest(&vault, id, machine).await? else {
+        return Ok((0, false));
+    };
+    let position = newest.manifest.position;
+    let mut path = PathReader::new(&vault, id, machine, Some(&position)).await?;
+    let is_all = path.next().await?.is_none();
+    Ok((list_manifests(&vault, machine).await?.len(), is_all))
+}
+
 /// A disk that was written to through two kills of its server and one of its agent: three journals, and a resync that
-/// brings other bytes and another size.
-async fn lived(site: &Site) -> Result<Agent> {
+/// brings other bytes and another size. Where retention is there, it is killed, too.
+async fn lived(site: &Site, has_retention: bool) -> Result<Agent> {
     let source = site.empty_image("source.raw", DISK_LEN)?;
     let spec = ServerSpec::new("server", site.place());
     let (mut server, mut agent) = site.protect(spec, AgentSpec::new(source)).await?;
+    let mut folding = has_retention.then(|| retention(site)).transpose()?;
     write(&agent, &server, 1).await?;
     site.create_point(&agent, "before the kills").await?;
     server.node.kill()?;
+    if let Some(folding) = &mut folding {
+        folding.kill()?;
+        *folding = retention(site)?;
+    }
     server.node.start().await?;
     write(&agent, &server, 2).await?;
     site.create_point(&agent, "between the kills").await?;
@@ -120,6 +162,16 @@ async fn lived(site: &Site) -> Result<Agent> {
     server.node.start().await?;
     write(&agent, &server, 3).await?;
     site.create_point(&agent, "behind the kills").await?;
+    if let Some(mut folding) = folding {
+        wait::until("everything is folded", STEP_TIME_MAX, async || {
+            let (count, is_all) = folded(site).await?;
+            Ok((2 < count && is_all).then_some(()))
+        })
+        .await?;
+        folding.signal(Signal::TERM)?;
+        let ended = folding.ended(STEP_TIME_MAX).await?;
+        ensure!(ended.success(), "retention ended: {ended}");
+    }
     write(&agent, &server, 4).await?;
     ensure!(agent.node.stop().await?.success() && server.node.stop().await?.success());
     Ok(agent)
@@ -158,9 +210,29 @@ async fn compare(site: &Site, disk: DiskId, at: &str) -> Result<Option<u64>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_points_of_a_disk_are_the_same_bytes_by_the_product_and_by_the_witness() -> Result<()> {
     let site = Site::on("witness", Home::Directory).await?;
-    let agent = lived(&site).await?;
+    let agent = lived(&site, false).await?;
+    ensure!(folded(&site).await?.0 == 0, "nobody folds here");
+    ten_points(site, &agent).await
+}
+
+/// The witness reads journals alone, so what it says is not from layers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_product_reads_from_map_layers_is_what_the_witness_reads_from_journals()
+-> Result<()> {
+    let site = Site::on("witness-layers", Home::Directory).await?;
+    let agent = lived(&site, true).await?;
+    let words = ["check", "--json", "--read-data"];
+    let checked = site.ask_vault(&site.place(), &words, &[]).await?;
+    let checked = checked.succeeded("check")?;
+    let checked: Value = serde_json::from_str(&checked)?;
+    let layers = checked["layer_count"].as_u64().unwrap_or_default();
+    ensure!(2 < layers && checked["damage_count"] == 0, "{checked}");
+    ten_points(site, &agent).await
+}
+
+async fn ten_points(site: Site, agent: &Agent) -> Result<()> {
     let list = listed(&site.vault()).await?;
-    let (ours, theirs) = (points(&site, &agent).await?, &list["machines"][0]);
+    let (ours, theirs) = (points(&site, agent).await?, &list["machines"][0]);
     ensure!(theirs["damage"] == Value::Null, "{theirs}");
     let windows = (windows(&ours)?, windows(theirs)?);
     ensure!(windows.0 == windows.1, "other windows: {windows:?}");

@@ -49,6 +49,8 @@ fn lines(report: &CheckReport) -> String {
     let mut facts = Table::plain();
     facts.row(["journals", &report.journal_count.to_string()]);
     facts.row(["objects", &report.object_count.to_string()]);
+    facts.row(["manifests", &report.manifest_count.to_string()]);
+    facts.row(["map layers", &report.layer_count.to_string()]);
     if report.read_data {
         facts.row(["frames verified", &report.frame_count.to_string()]);
         facts.row(["bytes read", &output::bytes(report.read_bytes)]);
