@@ -312,7 +312,7 @@ async fn whoever_is_killed_inside_a_freeze_writes_go_on_by_the_deadline() -> Res
         }
     }
     ensure!(0 < writer.stop()?);
-    longest.sort();
+    longest.sort_by_key(|(held, ..)| *held);
     println!(
         "{} freezes; the longest: {:?}",
         longest.len(),
@@ -346,31 +346,36 @@ async fn agent_server_and_freezer_die_together_and_writes_go_on() -> Result<()> 
         let freezer = *freezer.first().context("the agent has a freezer")?;
         let guard = *children(freezer)?.first().context("it has a guard")?;
         let name = format!("round {round}");
-        let (made, ()) = tokio::join!(create(&site, &agent, &name), async {
-            let killed = tokio::task::block_in_place(|| -> Result<()> {
+        let (agent_id, server_id) = (agent.node.id()?, server.node.id()?);
+        // With both that freeze gone it is the agent that thaws.
+        let victims: &[u32] = match round % 4 {
+            0 => &[freezer, agent_id, server_id],
+            1 => &[guard, agent_id],
+            2 => &[freezer, guard, server_id],
+            _ => &[agent_id, guard, server_id],
+        };
+        let (made, killed) = tokio::join!(create(&site, &agent, &name), async {
+            tokio::task::block_in_place(|| -> Result<()> {
                 until_held(&writer)?;
-                signal(if round % 2 == 0 { freezer } else { guard }, Signal::KILL)
-            });
-            killed.expect("a write is held and a freezer there");
+                for victim in victims {
+                    signal(*victim, Signal::KILL)?;
+                }
+                Ok(())
+            })
         });
-        let _ = made?;
-        // What the command line saw is its matter: it may have been done before.
-        if round % 3 != 2 {
-            agent.node.kill()?;
-        }
-        if round % 3 != 1 {
-            server.node.kill()?;
-        }
+        killed?;
+        // What the command line heard is its matter: the point may have been made before.
+        made?;
         wait::until("writes that go on", STEP_TIME_MAX, async || {
             Ok((writer.held() < HELD_MIN).then_some(()))
         })
         .await?;
         longest = longest.max(writer.take_longest());
-        if round % 3 != 1 {
-            server.node.start().await?;
-        }
-        if round % 3 != 2 {
-            agent.node.start().await?;
+        for (id, node) in [(server_id, &mut server.node), (agent_id, &mut agent.node)] {
+            if victims.contains(&id) {
+                node.wait(STEP_TIME_MAX).await?;
+                node.start().await?;
+            }
         }
         agent.until_state("protected", STEP_TIME_MAX).await?;
         // And it is as able as before.
