@@ -243,6 +243,14 @@ pub enum FreezeError {
         #[source]
         source: io::Error,
     },
+    /// A freeze would write for so long that the deadline could pass.
+    #[error(
+        "what is written reaches the disk too slowly: writes could be held for longer than {deadline:?}"
+    )]
+    Busy {
+        /// For how long they may be held.
+        deadline: Duration,
+    },
     /// The kernel refused.
     #[error("{path:?} cannot be frozen")]
     Freeze {
@@ -329,6 +337,7 @@ impl CreatePointError {
             Self::NoAppPoints => "not-configured",
             Self::PreScript(_) => "pre-script",
             Self::Freeze(FreezeError::Late { .. }) => "late",
+            Self::Freeze(FreezeError::Busy { .. }) => "busy",
             Self::Freeze(FreezeError::Lost) => "freezer-lost",
             Self::Freeze(FreezeError::Sync { .. }) => "sync",
             Self::Freeze(_) => "freeze",
@@ -352,7 +361,9 @@ impl FreezeError {
                 "if somebody else has frozen it, try again; if it is of a kind that cannot be frozen, \
                  leave it out and use scripts"
             }
-            Self::Late { .. } => "try again when less is written, or raise deadline_ms",
+            Self::Busy { .. } | Self::Late { .. } => {
+                "try again when less is written, or raise deadline_ms"
+            }
             Self::Lost => "try again; it is started anew",
         }
     }

@@ -27,9 +27,12 @@ use everpoint_units::Moment;
 use words::{Answer, Step, Trouble};
 
 /// Rounds of syncs before a freeze, at most.
-const SYNC_ROUNDS_MAX: u32 = 4;
-/// A round that took no longer leaves little for the freeze to write.
-const SYNC_SHORT: Duration = Duration::from_millis(20);
+const SYNC_ROUNDS_MAX: u32 = 10;
+/// A round that took no more than this part of the longest hold leaves little for the freeze to write.
+const SYNC_SHORT_PART: u32 = 10;
+/// What the freeze itself writes takes about as long as the last round took, and nobody can thaw meanwhile: more
+/// than this part of the longest hold is not risked.
+const SYNC_LONG_PART: u32 = 2;
 /// How often the guard tries again to thaw what is not frozen yet: the freezer may be in the middle of it.
 const TRY_AGAIN: Duration = Duration::from_millis(5);
 
@@ -266,9 +269,11 @@ impl FreezerCore {
                 took,
             };
             self.actions.push_back(Action::Sync(next));
-        } else if SYNC_SHORT < took && round + 1 < SYNC_ROUNDS_MAX {
+        } else if hold_max / SYNC_SHORT_PART < took && round + 1 < SYNC_ROUNDS_MAX {
             // What was written meanwhile is less each time, and the freeze writes it while everybody waits.
             self.sync(hold_max, round + 1);
+        } else if hold_max / SYNC_LONG_PART < took {
+            self.give_up(Trouble::new(Step::Busy, index, 0));
         } else {
             // From before the guard is told, so that it is never the earlier of the two.
             let until = now.after(hold_max);

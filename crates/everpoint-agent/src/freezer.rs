@@ -151,6 +151,9 @@ impl Freezer {
             Step::Open => FreezeError::Open { path, source },
             Step::Root => FreezeError::NoMount { path },
             Step::Sync => FreezeError::Sync { path, source },
+            Step::Busy => FreezeError::Busy {
+                deadline: self.hold_max,
+            },
             Step::Freeze => FreezeError::Freeze { path, source },
         }
     }

@@ -43,15 +43,23 @@ fn the_guard_is_armed_after_the_sync_and_before_the_first_freeze() {
 }
 
 #[test]
-fn a_long_sync_is_followed_by_another_and_not_for_ever() {
-    let mut core = FreezerCore::new(1);
-    core.handle(FREEZE, at(0));
-    let mut rounds = 0;
-    while actions(&mut core) == [Action::Sync(0)] {
-        rounds += 1;
-        core.handle(Event::Synced(Ok(Duration::from_secs(1))), at(0));
+fn a_long_sync_is_followed_by_another_and_a_freeze_that_would_take_as_long_is_not_begun() {
+    for (took, then) in [
+        (HOLD / 2, Action::Arm { hold_max: HOLD }),
+        (HOLD, Action::Disarm),
+    ] {
+        let mut core = FreezerCore::new(1);
+        core.handle(FREEZE, at(0));
+        let mut rounds = 0;
+        let last = loop {
+            match core.poll() {
+                Some(Action::Sync(0)) => rounds += 1,
+                other => break other,
+            }
+            core.handle(Event::Synced(Ok(took)), at(0));
+        };
+        assert_eq!((rounds, last), (SYNC_ROUNDS_MAX, Some(then)));
     }
-    assert_eq!(rounds, SYNC_ROUNDS_MAX);
 }
 
 #[test]

@@ -56,16 +56,19 @@ pub enum Step {
     Root,
     /// To write what is unwritten.
     Sync,
+    /// To write it fast enough.
+    Busy,
     /// To freeze.
     Freeze,
 }
 
-const STEPS: [(Step, &str); 6] = [
+const STEPS: [(Step, &str); 7] = [
     (Step::Lock, "lock"),
     (Step::Guard, "guard"),
     (Step::Open, "open"),
     (Step::Root, "root"),
     (Step::Sync, "sync"),
+    (Step::Busy, "busy"),
     (Step::Freeze, "freeze"),
 ];
 
