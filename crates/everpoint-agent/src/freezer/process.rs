@@ -138,7 +138,9 @@ impl Freezer<'_> {
                 match agent.read() {
                     Ok(lines) => {
                         for line in lines {
-                            self.take_order(&line);
+                            if self.take_order(&line) {
+                                return;
+                            }
                         }
                     }
                     Err(Gone) => self.core.handle(Event::AgentGone, self.clock.now()),
@@ -150,7 +152,8 @@ impl Freezer<'_> {
         }
     }
 
-    fn take_order(&mut self, line: &str) {
+    /// Does as it is told; true if that was the end.
+    fn take_order(&mut self, line: &str) -> bool {
         let event = match Order::parse(line) {
             Some(Order::Freeze { hold_max }) if self.mounts.is_none() => {
                 match Mounts::open(self.filesystems) {
@@ -161,7 +164,7 @@ impl Freezer<'_> {
                     Err(trouble) => {
                         // An agent that does not hear it is gone, which the next read says.
                         let _ = say(&mut io::stdout(), Answer::Failed(trouble));
-                        return;
+                        return false;
                     }
                 }
             }
@@ -169,7 +172,7 @@ impl Freezer<'_> {
             _ => Event::AgentGone,
         };
         self.core.handle(event, self.clock.now());
-        self.act();
+        self.act()
     }
 
     /// Does what is decided, until nothing is; true if that was the end.
