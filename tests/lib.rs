@@ -15,6 +15,7 @@
 //! | `replica_place` | where a server's replicas are, and whether one is its disk |
 //! | `handmade` | replicas made by hand |
 //! | `peak` | how much memory a process had at most |
+//! | `writer` | a program whose writes must go on |
 //! | `wait` | conditions with deadlines |
 
 pub mod rigs {
@@ -43,6 +44,7 @@ pub mod rigs {
     pub mod vault_place;
     pub mod vault_view;
     pub mod wait;
+    pub mod writer;
 
     /// Whether the long forms of the tests are asked for: `cargo xtask soak`.
     pub fn is_soak() -> bool {

@@ -95,6 +95,8 @@ pub struct AgentSpec {
     pub resync_rate_max: Option<u64>,
     /// Budget of everything that it holds; none: the product's default. Unit: bytes.
     pub memory_max: Option<u64>,
+    /// Further sections of its configuration.
+    pub more: String,
 }
 
 /// A process of the site that is started, and started again.
@@ -370,6 +372,7 @@ impl Site {
         setting(&mut config, "source", &spec.source.display());
         writeln!(config, "block_size = {}", spec.block_size)?;
         writeln!(config, "direct = {}", spec.direct)?;
+        config += &spec.more;
         let config_path = self.path("agent.toml");
         fs::write(&config_path, config)?;
         Ok(Agent {
@@ -550,6 +553,7 @@ impl AgentSpec {
             direct: false,
             resync_rate_max: None,
             memory_max: None,
+            more: String::new(),
         }
     }
 }

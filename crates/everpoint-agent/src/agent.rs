@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use everpoint_capture::BookmarkError;
+use everpoint_capture::Stamp;
 use everpoint_format::record::NAME_LEN_MAX;
 use everpoint_nbd::Server as NbdServer;
 use everpoint_units::{MachineId, Seq, WallTime};
@@ -25,6 +25,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::app_point::AppPoints;
 use crate::config::AgentConfig;
 use crate::disk::Disk;
 use crate::disk_core::report::DiskStateWord;
@@ -32,6 +33,7 @@ use crate::disk_table::DiskTable;
 use crate::disk_task::Session;
 use crate::error::CreatePointError;
 use crate::machine::Machine;
+use crate::meters;
 use crate::packer_task::PackRoutes;
 use crate::point_core::{Fate, LevelDisk, Mark, mark};
 use crate::session_task::SessionShared;
@@ -59,12 +61,20 @@ pub(crate) struct Inner {
     pub(crate) routes: Arc<PackRoutes>,
     pub(crate) sessions: watch::Sender<Option<Session>>,
     pub(crate) session: Arc<SessionShared>,
+    pub(crate) app_points: AppPoints,
     /// Attaching and detaching, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) guest: Handle,
     pub(crate) background: Handle,
     /// Tasks that live as long as the agent.
     pub(crate) tasks: Mutex<JoinSet<()>>,
+}
+
+/// A mark that has its place.
+pub(crate) struct Made {
+    pub(crate) mark: Mark,
+    pub(crate) disks: Vec<Arc<Disk>>,
+    pub(crate) stamp: Stamp,
 }
 
 /// A point that was made.
@@ -79,6 +89,8 @@ pub struct Point {
     /// Whether a disk lost its write order while that was waited for: the point may have gone under,
     /// and has to be made again.
     pub lost: bool,
+    /// For how long writes were held for it, where filesystems were frozen.
+    pub held: Option<Duration>,
 }
 
 impl Agent {
@@ -109,6 +121,19 @@ impl Agent {
         wait: Duration,
     ) -> Result<Point, CreatePointError> {
         self.inner.create_point(name, wait).await
+    }
+
+    /// Marks an instant at which applications hold still: see [`crate::AppPointsConfig`].
+    ///
+    /// # Errors
+    ///
+    /// See [`CreatePointError`]; nothing was marked.
+    pub async fn create_app_point(
+        &self,
+        name: &str,
+        wait: Duration,
+    ) -> Result<Point, CreatePointError> {
+        self.inner.create_app_point(name, wait).await
     }
 
     /// Waits until every disk is protected. Cancel-safe.
@@ -145,6 +170,31 @@ impl Inner {
         name: &str,
         wait: Duration,
     ) -> Result<Point, CreatePointError> {
+        let made = self.crash_point(name, wait).await;
+        meters::point("crash", made.as_ref().err().map(CreatePointError::word));
+        made
+    }
+
+    async fn crash_point(&self, name: &str, wait: Duration) -> Result<Point, CreatePointError> {
+        let (disks, level) = self.level_disks(name)?;
+        let stamp = self.machine.clock.stamp();
+        let marked = mark(&mut self.machine.order(), &level, name, stamp);
+        let mark = marked?;
+        self.machine.packer.notify_one();
+        tracing::info!(machine = %self.machine.id, seq = mark.seq.0, name, "point made");
+        let made = Made { mark, disks, stamp };
+        Ok(self.settle(made, name, wait).await)
+    }
+
+    /// All disks of the machine, and the generations in which they are level.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing can be marked under this name.
+    pub(crate) fn level_disks(
+        &self,
+        name: &str,
+    ) -> Result<(Vec<Arc<Disk>>, Vec<LevelDisk>), CreatePointError> {
         if name.is_empty() || NAME_LEN_MAX < name.len() {
             return Err(CreatePointError::Name);
         }
@@ -165,25 +215,23 @@ impl Inner {
             let slot = disk.slot;
             level.push(LevelDisk { slot, generation });
         }
-        let stamp = self.machine.clock.stamp();
-        let marked = mark(&mut self.machine.order(), &level, name, stamp);
-        let mark = marked.map_err(|error| match error {
-            BookmarkError::Unordered => CreatePointError::OrderLost,
-            BookmarkError::NoSeqs(_) => CreatePointError::NoSeqs,
-        })?;
-        self.machine.packer.notify_one();
-        let seq = mark.seq;
-        tracing::info!(machine = %self.machine.id, seq = seq.0, name, "point made");
-        let fate = self.fate(&mark, &disks, wait).await;
+        Ok((disks, level))
+    }
+
+    /// Waits up to `wait` until a mark is committed or lost, and tells of it.
+    pub(crate) async fn settle(&self, made: Made, name: &str, wait: Duration) -> Point {
+        let fate = self.fate(&made.mark, &made.disks, wait).await;
+        let seq = made.mark.seq;
         if fate == Fate::Lost {
             tracing::warn!(machine = %self.machine.id, seq = seq.0, name, "point lost");
         }
-        Ok(Point {
+        Point {
             seq,
-            at: stamp.at.shifted(self.machine.clock_offset()),
+            at: made.stamp.at.shifted(self.machine.clock_offset()),
             committed: fate == Fate::Committed,
             lost: fate == Fate::Lost,
-        })
+            held: None,
+        }
     }
 
     /// Waits up to `wait` until what was recorded of `disks` is committed or lost. Cancel-safe.

@@ -34,6 +34,11 @@ pub(crate) const MEMORY_BESIDE_QUEUE_MIN: u64 = 96 << 20;
 /// Smallest queue: a few blocks of the largest size. Unit: bytes.
 const QUEUE_BYTES_MIN: u64 = 8 << 20;
 
+/// Filesystems that are frozen together.
+const FILESYSTEMS_MAX: usize = 64;
+/// Longest time between scheduled points. Unit: seconds.
+const INTERVAL_MAX_S: u32 = 604_800;
+
 /// The section `[agent]` of an agent's configuration file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,9 +86,45 @@ pub struct AgentConfig {
     /// Largest datagram. Default 1,452, up to 6,550 where the whole path carries it. Unit: bytes.
     #[serde(default = "mtu_default")]
     pub mtu_max: u16,
+    /// Points that are made by the clock.
+    #[serde(default)]
+    pub points: PointsConfig,
+    /// How applications are made to hold still for a point.
+    #[serde(default)]
+    pub app_points: AppPointsConfig,
     /// Disks to protect. More can be attached while the agent runs.
     #[serde(default)]
     pub disks: Vec<DiskConfig>,
+}
+
+/// Points that are made by the clock, at multiples of their interval in UTC. One that cannot be made is skipped.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointsConfig {
+    /// Every so often a crash-consistent one. Default 0: none, up to a week. Unit: seconds.
+    #[serde(default)]
+    pub crash_interval_s: u32,
+    /// Every so often an app-consistent one. Default 0: none, up to a week. Unit: seconds.
+    #[serde(default)]
+    pub app_interval_s: u32,
+}
+
+/// How applications are made to hold still: scripts round the point, and filesystems that are frozen for it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppPointsConfig {
+    /// Where the filesystems on the protected disks are mounted. Nothing of the agent's may lie on them. Default
+    /// none, at most 64.
+    pub filesystems: Vec<PathBuf>,
+    /// For how long writes may be held. What is frozen then is thawed, and there is no point. Default 300, 10 to
+    /// 10,000. Unit: milliseconds.
+    pub deadline_ms: u32,
+    /// Run before the freeze; unless it succeeds there is no point. Default none.
+    pub pre_script: Option<PathBuf>,
+    /// Run after the thaw, whatever came of the point, if the other one was. Default none.
+    pub post_script: Option<PathBuf>,
+    /// How long a script may take before it is killed. Default 30, 1 to 3,600. Unit: seconds.
+    pub script_timeout_s: u32,
 }
 
 /// A process server.
@@ -198,6 +239,73 @@ impl<I: std::fmt::Display> From<IdText<I>> for String {
     }
 }
 
+impl Default for AppPointsConfig {
+    fn default() -> Self {
+        Self {
+            filesystems: Vec::new(),
+            deadline_ms: 300,
+            pre_script: None,
+            post_script: None,
+            script_timeout_s: 30,
+        }
+    }
+}
+
+impl AppPointsConfig {
+    /// Whether there is anything that makes an application hold still.
+    pub(crate) const fn is_set(&self) -> bool {
+        !self.filesystems.is_empty() || self.pre_script.is_some()
+    }
+
+    /// The first key that is outside its bounds, and the rule.
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let scripts = [&self.pre_script, &self.post_script];
+        let rules = [
+            (
+                self.filesystems.len() <= FILESYSTEMS_MAX
+                    && self.filesystems.iter().all(|path| path.is_absolute()),
+                "app_points.filesystems",
+                "must be at most 64 absolute paths",
+            ),
+            (
+                (10..=10_000).contains(&self.deadline_ms),
+                "app_points.deadline_ms",
+                "must be 10 to 10000",
+            ),
+            (
+                scripts.into_iter().flatten().all(|path| path.is_absolute()),
+                "app_points.pre_script and post_script",
+                "must be absolute paths",
+            ),
+            (
+                (1..=3_600).contains(&self.script_timeout_s),
+                "app_points.script_timeout_s",
+                "must be 1 to 3600",
+            ),
+        ];
+        let broken = rules.into_iter().find(|(holds, ..)| !holds);
+        broken.map_or(Ok(()), |(_, key, rule)| Err((key, rule)))
+    }
+}
+
+impl PointsConfig {
+    fn check(self, app_points: &AppPointsConfig) -> Result<(), (&'static str, &'static str)> {
+        if INTERVAL_MAX_S < self.crash_interval_s.max(self.app_interval_s) {
+            return Err((
+                "points.crash_interval_s and app_interval_s",
+                "must be at most 604800 (a week)",
+            ));
+        }
+        if self.app_interval_s != 0 && !app_points.is_set() {
+            return Err((
+                "points.app_interval_s",
+                "needs filesystems or pre_script in [agent.app_points]",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl AgentConfig {
     /// Tests every bound that does not depend on the machine.
     ///
@@ -253,6 +361,12 @@ impl AgentConfig {
             let key = key.to_owned();
             return Err(SettingError { key, rule });
         }
+        let app_points = self.app_points.check();
+        let checked = app_points.and_then(|()| self.points.check(&self.app_points));
+        checked.map_err(|(key, rule)| SettingError {
+            key: key.to_owned(),
+            rule,
+        })?;
         for (index, server) in self.servers.iter().enumerate() {
             if server.host().is_none() {
                 let key = format!("servers[{index}].address");

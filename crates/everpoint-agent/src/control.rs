@@ -58,9 +58,14 @@ async fn answer(agent: &Arc<Inner>, request: Bytes) -> Answer {
     }
 }
 
-async fn create_point(agent: &Inner, request: CreatePoint) -> Answer {
+async fn create_point(agent: &Arc<Inner>, request: CreatePoint) -> Answer {
     let wait = Duration::from_millis(u64::from(request.wait_ms));
-    match agent.create_point(&request.name, wait).await {
+    let made = if request.app {
+        agent.create_app_point(&request.name, wait).await
+    } else {
+        agent.create_point(&request.name, wait).await
+    };
+    match made {
         Ok(point) if point.lost => failure(
             &format!(
                 "a disk lost its write order before point {:?} (seq:{}) was committed; it may be lost",
@@ -72,6 +77,9 @@ async fn create_point(agent: &Inner, request: CreatePoint) -> Answer {
             seq: point.seq.0,
             at_us: point.at.0,
             committed: point.committed,
+            held_us: point.held.map_or(0, |held| {
+                u64::try_from(held.as_micros()).unwrap_or(u64::MAX)
+            }),
         }),
         Err(error) => failure(&chain(&error), error.remedy()),
     }

@@ -1,8 +1,11 @@
 //! Why an agent does not start, or does not do what it is asked.
 
 use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
+use everpoint_capture::BookmarkError;
 use everpoint_nbd::{AttachError, ConnectError, ListenError, Remedy, ServerConfigError};
 use everpoint_transport::control::ControlBindError;
 use everpoint_transport::pki::LoadError;
@@ -67,6 +70,9 @@ pub enum StartError {
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ControlBindError),
+    /// What freezes filesystems.
+    #[error("app_points")]
+    AppPoints(#[source] FreezeError),
     /// The operating system gives no threads.
     #[error("threads cannot be started")]
     Threads(#[source] io::Error),
@@ -153,6 +159,127 @@ pub enum CreatePointError {
     /// The state directory is too slow.
     #[error("no sequence number is reserved at the moment; see the log for the state directory")]
     NoSeqs,
+    /// Nothing says how applications are made to hold still.
+    #[error("app-consistent points are not configured")]
+    NoAppPoints,
+    /// The application did not get ready.
+    #[error("no app-consistent point was made: the script before it did not succeed")]
+    PreScript(#[source] ScriptError),
+    /// The filesystems were not frozen, or not until the point had its place.
+    #[error("no app-consistent point was made")]
+    Freeze(#[source] FreezeError),
+}
+
+/// Why a script did not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum ScriptError {
+    /// It cannot be run.
+    #[error("{path:?} cannot be run")]
+    NotRun {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It says so.
+    #[error("{path:?}: {status}")]
+    Failed {
+        /// Which.
+        path: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// It was killed.
+    #[error("{path:?} took longer than {within:?} and was killed")]
+    TooLong {
+        /// Which.
+        path: PathBuf,
+        /// How long it may take.
+        within: Duration,
+    },
+}
+
+/// Why filesystems were not frozen, or not for long enough.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeError {
+    /// The processes that freeze cannot be started.
+    #[error("the freezer cannot be started")]
+    NoProcess(#[source] io::Error),
+    /// They must not be paged out while a filesystem stands still.
+    #[error("the freezer cannot be kept in memory")]
+    Lock(#[source] io::Error),
+    /// Something of the agent would stand still too.
+    #[error("{path:?} cannot be frozen: {name} ({place:?}) lies on it")]
+    Place {
+        /// The filesystem.
+        path: PathBuf,
+        /// What lies on it.
+        name: &'static str,
+        /// Where.
+        place: PathBuf,
+    },
+    /// It is not there.
+    #[error("{path:?} cannot be opened")]
+    Open {
+        /// The filesystem.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is a directory of another filesystem.
+    #[error("{path:?} is not the root of a mounted filesystem")]
+    NoMount {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What is unwritten could not be written.
+    #[error("{path:?} cannot be synced")]
+    Sync {
+        /// The filesystem.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A freeze would write for so long that the deadline could pass.
+    #[error(
+        "what is written reaches the disk too slowly: writes could be held for longer than {deadline:?}"
+    )]
+    Busy {
+        /// For how long they may be held.
+        deadline: Duration,
+    },
+    /// The kernel refused.
+    #[error("{path:?} cannot be frozen")]
+    Freeze {
+        /// The filesystem.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Writes went on before the point had its place.
+    #[error(
+        "the filesystems were thawed before the point had its place, after {deadline:?} at the latest"
+    )]
+    Late {
+        /// For how long they may be frozen.
+        deadline: Duration,
+    },
+    /// The processes that freeze have ended; whatever was frozen is thawed.
+    #[error("the freezer ended")]
+    Lost,
+}
+
+impl From<BookmarkError> for CreatePointError {
+    fn from(error: BookmarkError) -> Self {
+        match error {
+            BookmarkError::Unordered => Self::OrderLost,
+            BookmarkError::NoSeqs(_) => Self::NoSeqs,
+        }
+    }
 }
 
 impl AddDiskError {
@@ -193,6 +320,51 @@ impl CreatePointError {
                 "wait until `agent status` says protected, then try again"
             }
             Self::NoSeqs => "try again",
+            Self::NoAppPoints => "set filesystems or pre_script in [agent.app_points]",
+            Self::PreScript(_) => "see what the script says in the agent's log",
+            Self::Freeze(error) => error.remedy(),
+        }
+    }
+
+    /// The word that it is counted under.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::NoDisk => "no-disk",
+            Self::NotProtected { .. } => "not-protected",
+            Self::OrderLost => "order-lost",
+            Self::NoSeqs => "no-seqs",
+            Self::NoAppPoints => "not-configured",
+            Self::PreScript(_) => "pre-script",
+            Self::Freeze(FreezeError::Late { .. }) => "late",
+            Self::Freeze(FreezeError::Busy { .. }) => "busy",
+            Self::Freeze(FreezeError::Lost) => "freezer-lost",
+            Self::Freeze(FreezeError::Sync { .. }) => "sync",
+            Self::Freeze(_) => "freeze",
+        }
+    }
+}
+
+impl FreezeError {
+    /// What the operator does next.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoProcess(_) | Self::Lock(_) => {
+                "give the agent CAP_SYS_ADMIN and CAP_IPC_LOCK: see the notes in everpoint-agent.service"
+            }
+            Self::Place { .. } => "move it to another filesystem, or do not freeze this one",
+            Self::Open { .. } | Self::NoMount { .. } => {
+                "mount it, or correct filesystems in [agent.app_points]"
+            }
+            Self::Sync { .. } => "see the kernel's log for the filesystem",
+            Self::Freeze { .. } => {
+                "if somebody else has frozen it, try again; if it is of a kind that cannot be frozen, \
+                 leave it out and use scripts"
+            }
+            Self::Busy { .. } | Self::Late { .. } => {
+                "try again when less is written, or raise deadline_ms"
+            }
+            Self::Lost => "try again; it is started anew",
         }
     }
 }

@@ -18,6 +18,9 @@
 //! | `everpoint_agent_order_lost_total` | counter | disk, reason | |
 //! | `everpoint_agent_guest_bytes_total` | counter | disk, kind | bytes read, written, zeroed, discarded |
 //! | `everpoint_agent_guest_write_seconds` | histogram | disk | seconds, one write in 16 |
+//! | `everpoint_agent_points_total` | counter | class | points made |
+//! | `everpoint_agent_point_failures_total` | counter | class, reason | points that were wanted and not made |
+//! | `everpoint_agent_held_seconds` | histogram | | seconds that writes were held for a point |
 //! | `everpoint_agent_packed_bytes_total`, `…_sent_bytes_total` | counter | disk | bytes before and after compression |
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -47,6 +50,22 @@ pub(crate) struct BlockMeters {
     disk: String,
     pub(crate) packed: Counter,
     pub(crate) sent: Counter,
+}
+
+/// Counts a point of a class: made, or the word for why not.
+pub(crate) fn point(class: &'static str, failed: Option<&'static str>) {
+    match failed {
+        None => counter!("everpoint_agent_points_total", "class" => class).increment(1),
+        Some(reason) => {
+            counter!("everpoint_agent_point_failures_total", "class" => class, "reason" => reason)
+                .increment(1);
+        }
+    }
+}
+
+/// Counts for how long writes were held.
+pub(crate) fn held(span: Duration) {
+    histogram!("everpoint_agent_held_seconds").record(span);
 }
 
 impl GuestMeters {

@@ -82,6 +82,26 @@ pub fn mark(
     Ok(Mark { seq, disks })
 }
 
+/// The same for an application that holds still, as long as [`WriteOrder::end_bookmark`] is not told otherwise:
+/// nothing leaves the queue until then.
+///
+/// # Errors
+///
+/// See [`BookmarkError`]; nothing has changed.
+pub fn begin_app_mark(
+    order: &mut WriteOrder,
+    disks: &[LevelDisk],
+    name: &str,
+    stamp: Stamp,
+) -> Result<Mark, BookmarkError> {
+    if !disks.iter().all(|disk| disk.is_current(order)) {
+        return Err(BookmarkError::Unordered);
+    }
+    let seq = order.begin_bookmark(name, Consistency::App, stamp)?;
+    let disks = disks.to_vec();
+    Ok(Mark { seq, disks })
+}
+
 /// Records the end of a disk that no guest uses any more.
 ///
 /// # Errors

@@ -132,6 +132,16 @@ impl DiskQueue {
         wake
     }
 
+    /// Removes the record of a bookmark that was not taken yet. Returns the charge that this sets free: none if
+    /// the queue lost its order since.
+    pub(crate) fn take_back(&mut self, seq: Seq) -> u64 {
+        let mut blocks = self.open.iter_mut().chain(self.closed.iter_mut().rev());
+        let freed = blocks.find_map(|block| block.take_back(seq)).unwrap_or(0);
+        self.open.take_if(|open| open.records.is_empty());
+        self.closed.retain(|block| !block.records.is_empty());
+        freed
+    }
+
     /// Lets the block that is open go out at once.
     pub(crate) fn hurry(&mut self) {
         if let Some(open) = &mut self.open {
@@ -311,6 +321,15 @@ impl Filling {
 
     fn is_full(&self) -> bool {
         self.raw_len == RAW_LEN_MAX || self.records.len() == RECORD_COUNT_MAX
+    }
+
+    /// Removes a record without payload; `None` if it is not here.
+    fn take_back(&mut self, seq: Seq) -> Option<u64> {
+        let index = self.records.binary_search_by_key(&seq, |record| record.seq);
+        let record = self.records.remove(index.ok()?);
+        self.area_len -= area_len(&record.change);
+        self.charge -= RECORD_CHARGE;
+        Some(RECORD_CHARGE)
     }
 
     fn push(

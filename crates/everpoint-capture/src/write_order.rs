@@ -14,7 +14,8 @@
 //!   counted and ignored until a new generation begins. What was taken before stays good: it is the
 //!   order up to where it was lost.
 //!
-//! A bookmark gets a `Seq` of its own and goes into the queue of every disk, or of none.
+//! A bookmark gets a `Seq` of its own and goes into the queue of every disk, or of none. One that is true only if
+//! something proves so afterwards is begun and ended: meanwhile nothing leaves the queue, so that it can be taken back.
 
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct WriteOrder {
     used: u64,
     disks: Vec<Option<DiskQueue>>,
     dropped: Dropped,
+    /// A bookmark that may be taken back yet: nothing leaves the queue.
+    unproven: Option<Seq>,
     /// Where the next look for a due batch begins, so that no disk is always last.
     turn: usize,
 }
@@ -192,6 +195,7 @@ impl WriteOrder {
             used: 0,
             disks: Vec::new(),
             dropped: Dropped::default(),
+            unproven: None,
             turn: 0,
         }
     }
@@ -358,6 +362,44 @@ impl WriteOrder {
         Ok(seq)
     }
 
+    /// Marks this instant as [`Self::bookmark`] does, and lets nothing leave the queue until
+    /// [`Self::end_bookmark`] says whether the mark stays. To be ended soon: the queue fills meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// See [`BookmarkError`]; nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// When one is begun already.
+    pub fn begin_bookmark(
+        &mut self,
+        name: &str,
+        class: Consistency,
+        stamp: Stamp,
+    ) -> Result<Seq, BookmarkError> {
+        assert!(self.unproven.is_none(), "one bookmark at a time is begun");
+        let seq = self.bookmark(name, class, stamp)?;
+        self.unproven = Some(seq);
+        Ok(seq)
+    }
+
+    /// Ends the bookmark that was begun: it stays where it is, or was never there. A sleeping packer should
+    /// look.
+    ///
+    /// # Panics
+    ///
+    /// When none is begun.
+    pub fn end_bookmark(&mut self, stays: bool) {
+        let seq = self.unproven.take().expect("a bookmark was begun");
+        if stays {
+            return;
+        }
+        for queue in self.disks.iter_mut().flatten() {
+            self.used -= queue.take_back(seq);
+        }
+    }
+
     /// Ends a disk's order from outside; true if it had one.
     pub fn lose_order(&mut self, slot: DiskSlot, reason: LossReason, now: Moment) -> bool {
         if reason == LossReason::LocalError {
@@ -380,6 +422,9 @@ impl WriteOrder {
 
     /// The next batch that is due, and whose it is. To be called until there is none.
     pub fn take_batch(&mut self, stamp: Stamp) -> Option<(DiskSlot, Batch)> {
+        if self.unproven.is_some() {
+            return None;
+        }
         let count = self.disks.len();
         let newest = self.seqs.newest();
         for step in 0..count {
@@ -398,6 +443,9 @@ impl WriteOrder {
     /// When to call [`Self::take_batch`] again if no push says so earlier. Good after it returned
     /// `None`.
     pub fn deadline(&self) -> Option<Moment> {
+        if self.unproven.is_some() {
+            return None;
+        }
         let queues = self.disks.iter().flatten();
         let ordered = queues.filter(|queue| queue.generation().is_some());
         ordered.filter_map(|queue| queue.due(&self.limits)).min()

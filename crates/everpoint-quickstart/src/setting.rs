@@ -163,6 +163,8 @@ impl Setting {
             resync_rate_max: None,
             background_nice: 5,
             stop_timeout_s: 60,
+            points: everpoint_agent::PointsConfig::default(),
+            app_points: everpoint_agent::AppPointsConfig::default(),
             mtu_max: 1_452,
             disks: vec![DiskConfig {
                 id: IdText(self.disk),

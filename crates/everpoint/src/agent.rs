@@ -217,6 +217,7 @@ fn not_started(error: &StartError, path: &Path) -> Failure {
         | StartError::NotAnAgent { .. }
         | StartError::ServerName { .. }
         | StartError::Nbd(_)
+        | StartError::AppPoints(_)
         | StartError::Disk {
             source: AddDiskError::Setting { .. } | AddDiskError::Export(_),
             ..
@@ -227,7 +228,11 @@ fn not_started(error: &StartError, path: &Path) -> Failure {
         } if !source.may_pass() => Code::Usage,
         _ => Code::Failed,
     };
-    Failure::of(code, error).while_doing(path.display())
+    let failure = Failure::of(code, error).while_doing(path.display());
+    match error {
+        StartError::AppPoints(error) => failure.help(error.remedy()),
+        _ => failure,
+    }
 }
 
 /// An agent's status, to print.

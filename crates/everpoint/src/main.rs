@@ -28,6 +28,7 @@ mod signals;
 mod size;
 mod vault;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -81,6 +82,20 @@ enum Command {
     /// Work with replicas.
     #[command(subcommand)]
     Replica(replica::Command),
+    /// Freeze and thaw filesystems for an agent, which starts this by itself.
+    #[command(hide = true)]
+    Freezer(Freezer),
+}
+
+/// Which filesystems.
+#[derive(Debug, clap::Args)]
+struct Freezer {
+    /// Only thaw what another freezer leaves frozen.
+    #[arg(long)]
+    guard: bool,
+    /// The root of a mounted filesystem; once for each.
+    #[arg(long = "filesystem", value_name = "DIR", required = true)]
+    filesystems: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -97,6 +112,11 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     logging::start(cli.log.as_deref(), cli.command.log_default())?;
     logging::abort_on_panic();
+    if let Command::Freezer(args) = &cli.command {
+        // Before there are threads: it is small, and stays in memory.
+        everpoint_agent::run_freezer(&args.filesystems, args.guard);
+        return Ok(());
+    }
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .is_err()
@@ -127,6 +147,7 @@ async fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Mount(args) => mount::run(args, json).await,
         Command::Check(args) => check::run(args, json).await,
         Command::Replica(command) => replica::run(command, json).await,
+        Command::Freezer(_) => Ok(()),
     }
 }
 

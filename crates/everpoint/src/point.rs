@@ -86,6 +86,10 @@ pub(crate) struct Create {
     /// The bookmark's name, 1 to 255 bytes.
     #[arg(long, value_parser = parse_name)]
     name: String,
+    /// Make applications hold still for it: scripts are run and filesystems frozen as the agent's configuration
+    /// says. Without proof that they held still there is no point.
+    #[arg(long)]
+    app: bool,
     /// Wait so long until it is committed to the vault. Default: do not wait.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=WAIT_MAX.as_secs()))]
     wait: Option<u64>,
@@ -134,11 +138,12 @@ async fn create(args: &Create, json: bool) -> Result<(), Failure> {
     let request = Request::CreatePoint(CreatePoint {
         name: args.name.clone(),
         wait_ms: u32::try_from(wait_ms).unwrap_or(u32::MAX),
+        app: args.app,
     });
     let Answer::PointCreated(created) = ask(&args.which.agent()?, request).await? else {
         return Err(not_understood());
     };
-    let created = Created::of(&args.name, created);
+    let created = Created::of(args, created);
     output::print(json, &created, Created::lines)?;
     if args.wait.is_some() && !created.committed {
         return Err(Failure::new(Code::Incomplete, "the bookmark is not committed yet")
@@ -169,13 +174,18 @@ struct Created {
     name: String,
     seq: u64,
     time: String,
+    class: &'static str,
+    /// For how long writes were held, where filesystems were frozen.
+    held_us: Option<u64>,
     committed: bool,
 }
 
 impl Created {
-    fn of(name: &str, created: PointCreated) -> Self {
+    fn of(args: &Create, created: PointCreated) -> Self {
         Self {
-            name: name.to_owned(),
+            name: args.name.clone(),
+            class: if args.app { "app" } else { "crash" },
+            held_us: (created.held_us != 0).then_some(created.held_us),
             seq: created.seq,
             time: WallTime(created.at_us).to_string(),
             committed: created.committed,
@@ -187,6 +197,13 @@ impl Created {
         table.row(["name", &self.name]);
         table.row(["point", &format!("seq:{}", self.seq)]);
         table.row(["time", &self.time]);
+        table.row(["class", self.class]);
+        if let Some(held_us) = self.held_us {
+            table.row([
+                "writes held for",
+                &format!("{} ms", held_us.div_ceil(1_000)),
+            ]);
+        }
         table.row(["committed", if self.committed { "yes" } else { "not yet" }]);
         table.render()
     }

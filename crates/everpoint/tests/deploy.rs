@@ -173,6 +173,14 @@ fn the_examples_name_every_key_that_there_is() {
         keys_of::<agent::NbdConfig>("")
     );
     assert_eq!(
+        keys_at(&text, &["agent", "points"]),
+        keys_of::<agent::PointsConfig>("")
+    );
+    assert_eq!(
+        keys_at(&text, &["agent", "app_points"]),
+        keys_of::<agent::AppPointsConfig>("")
+    );
+    assert_eq!(
         keys_at(&text, &["agent", "disks"]),
         keys_of::<agent::DiskConfig>("")
     );
@@ -225,6 +233,10 @@ fn what_the_examples_show_for_tunables_is_their_default() {
         "mtu_max",
         "guest_threads",
         "direct",
+        "crash_interval_s",
+        "app_interval_s",
+        "deadline_ms",
+        "script_timeout_s",
     ];
     let is_tunable = |line: &&str| {
         tunable

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use everpoint_capture::{OrderLimits, Reservation, WriteOrder};
+use everpoint_format::record::Consistency;
 use everpoint_nbd::{Server as NbdServer, ServerConfig as NbdServerConfig};
 use everpoint_transport::control::ControlSocket;
 use everpoint_transport::{ByteBudget, ExpectedServer, Identity};
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::{Agent, Inner};
+use crate::app_point::AppPoints;
 use crate::blocking::outcome;
 use crate::config::{AgentConfig, DiskConfig};
 use crate::control;
@@ -22,6 +24,7 @@ use crate::error::StartError;
 use crate::machine::Machine;
 use crate::meter_task;
 use crate::packer_task::{self, PackRoutes};
+use crate::point_task;
 use crate::reserve_task;
 use crate::session_task::{SessionReport, SessionShared, SessionTask, load_credentials};
 use crate::state::{CleanDisk, StateDir};
@@ -100,6 +103,8 @@ impl Inner {
         let credentials = credentials.map_err(StartError::Credentials)?;
         let id = machine_of(&config, credentials.identity())?;
         check_names(&config)?;
+        let app_points = AppPoints::start(&config).await;
+        let app_points = app_points.map_err(StartError::AppPoints)?;
         let state = Arc::new(StateDir::open(&config.state_dir)?);
         let remembered = state.session()?;
         let machine = Arc::new(Machine::new(id, begin_order(&config, &state)?));
@@ -125,6 +130,7 @@ impl Inner {
                 restart: Notify::new(),
                 announced: AtomicU32::new(0),
             }),
+            app_points,
             changing: tokio::sync::Mutex::default(),
             guest,
             background,
@@ -197,6 +203,9 @@ impl Inner {
         self.spawn(session.run());
         // Weak, so that the tasks that the agent owns do not keep it alive.
         self.spawn(meter_task::run(Arc::downgrade(self)));
+        for class in [Consistency::Crash, Consistency::App] {
+            self.spawn(point_task::run(Arc::downgrade(self), class));
+        }
         self.spawn(control::serve(Arc::downgrade(self), control));
     }
 

@@ -69,6 +69,44 @@ fn a_setting_outside_its_bounds_is_named_with_its_rule() {
 }
 
 #[test]
+fn points_by_the_clock_need_a_way_to_be_made() {
+    let key = |change: fn(&mut AgentConfig)| broken(change);
+    assert!(
+        key(|config| config.points.app_interval_s = 60).starts_with("points.app_interval_s: needs")
+    );
+    assert!(
+        key(|config| config.points.crash_interval_s = 604_801)
+            .starts_with("points.crash_interval_s")
+    );
+    assert!(
+        key(|config| config.app_points.deadline_ms = 9).starts_with("app_points.deadline_ms: ")
+    );
+    assert!(
+        key(|config| config.app_points.script_timeout_s = 0)
+            .starts_with("app_points.script_timeout_s")
+    );
+    assert!(
+        key(|config| config.app_points.filesystems.push("mnt".into()))
+            .starts_with("app_points.filesystems")
+    );
+    assert!(
+        key(|config| config.app_points.pre_script = Some("x".into()))
+            .starts_with("app_points.pre_script")
+    );
+    let mut config = minimal();
+    assert_eq!(
+        (
+            config.points.crash_interval_s,
+            config.app_points.deadline_ms
+        ),
+        (0, 300)
+    );
+    config.points.app_interval_s = 60;
+    config.app_points.filesystems.push("/mnt/db".into());
+    assert_eq!(config.check(), Ok(()));
+}
+
+#[test]
 fn a_disk_is_named_by_its_place_in_the_list() {
     assert_eq!(
         broken(|config| config.disks[0].block_size = Some(1_024)),

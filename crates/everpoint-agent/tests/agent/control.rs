@@ -103,6 +103,7 @@ async fn status_and_points_are_answered_and_nonsense_is_a_failure() {
         Request::CreatePoint(CreatePoint {
             name: name.into(),
             wait_ms: 30_000,
+            app: false,
         })
     };
     let Answer::PointCreated(made) = ask(&shop, point("noon")).await else {

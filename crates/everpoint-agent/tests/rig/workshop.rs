@@ -89,6 +89,8 @@ impl Workshop {
             stop_timeout_s: 30,
             mtu_max: 1_452,
             disks,
+            points: everpoint_agent::PointsConfig::default(),
+            app_points: everpoint_agent::AppPointsConfig::default(),
         }
     }
 

@@ -201,6 +201,57 @@ fn a_bookmark_that_one_disk_would_lack_is_in_none() {
 }
 
 #[test]
+fn nothing_leaves_the_queue_until_a_bookmark_is_proven() {
+    let (mut order, slot) = begun();
+    order.push(slot, at(1), data(0, 512));
+    let begun = order.begin_bookmark("b", Consistency::App, at(2));
+    let seq = begun.expect("reserved");
+    order.push(slot, at(3), data(8, 512));
+    assert!(take(&mut order, at(100)).is_none());
+    assert_eq!(order.deadline(), None);
+    order.end_bookmark(true);
+    let batch = take(&mut order, at(100)).expect("due long since");
+    let place = batch.records().iter().map(|record| record.seq);
+    assert!(place.eq([Seq(seq.0 - 1), seq, seq.next()]), "in its place");
+}
+
+#[test]
+fn a_bookmark_without_proof_was_never_there() {
+    let (mut order, first) = begun();
+    let second = order.attach();
+    begin(&mut order, second, G2);
+    order.push(first, at(1), data(0, 512));
+    let used = order.used();
+    let seq = order.begin_bookmark("b", Consistency::App, at(2));
+    let seq = seq.expect("reserved");
+    for index in 0..RECORD_COUNT_MAX as u64 {
+        order.push(first, at(3), data(8 * index, 512));
+    }
+    order.end_bookmark(false);
+    let grown = order.used() - used;
+    assert_eq!(grown, RECORD_COUNT_MAX as u64 * (512 + RECORD_CHARGE));
+    let mut count = 0;
+    while let Some((slot, batch)) = order.take_batch(at(100)) {
+        assert!(batch.records().iter().all(|record| record.seq != seq));
+        assert!(slot == first || batch.records().is_empty());
+        count += batch.records().len();
+        settle(&mut order, slot, 1);
+    }
+    assert_eq!(count, RECORD_COUNT_MAX + 1);
+    assert_eq!(order.used(), 0);
+}
+
+#[test]
+fn a_bookmark_whose_disk_lost_order_can_be_taken_back_all_the_same() {
+    let (mut order, slot) = begun();
+    let begun = order.begin_bookmark("b", Consistency::App, at(1));
+    begun.expect("reserved");
+    order.lose_order(slot, LossReason::LocalError, at(2).now);
+    order.end_bookmark(false);
+    assert_eq!(order.used(), 0);
+}
+
+#[test]
 fn an_idle_disk_states_the_newest_seq_once_and_then_is_silent() {
     let (mut order, busy) = begun();
     let idle = order.attach();

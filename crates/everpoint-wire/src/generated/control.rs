@@ -68,6 +68,9 @@ pub struct CreatePoint {
     /// How long to wait until it is committed. 0: do not wait. Milliseconds.
     #[prost(uint32, tag = "2")]
     pub wait_ms: u32,
+    /// Applications are made to hold still for it, as the agent is configured.
+    #[prost(bool, tag = "3")]
+    pub app: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PointCreated {
@@ -78,6 +81,9 @@ pub struct PointCreated {
     pub at_us: u64,
     #[prost(bool, tag = "3")]
     pub committed: bool,
+    /// For how long writes were held for it. Microseconds; 0: no filesystem was frozen.
+    #[prost(uint64, tag = "4")]
+    pub held_us: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachDisk {
