@@ -34,8 +34,8 @@ pub mod policy;
 use std::ops::Range;
 
 use everpoint_units::{
-    BlockNo, DiskId, JournalId, Level, MachineId, ManifestNo, ObjectNo, RetentionId, Seq, VaultId,
-    WallTime,
+    BlockNo, DiskId, JournalId, Lba, Level, MachineId, ManifestNo, ObjectNo, RetentionId, Seq,
+    VaultId, WallTime,
 };
 
 use crate::cursor::{Put, Reader, checked, seal_crc};
@@ -317,6 +317,18 @@ impl Manifest {
         {
             return Err("numbers start at 1, and nothing lies before the first");
         }
+        let ends = [
+            self.number.0,
+            self.position.number.0,
+            self.highest_seq.0,
+            self.every_from.0,
+        ];
+        if ends.contains(&u64::MAX) {
+            return Err("a number is the last that there is: nothing could follow");
+        }
+        if !self.disks.iter().all(DiskState::is_sound) {
+            return Err("a disk has impossible sizes or spans");
+        }
         if self.position.number == ObjectNo::ZERO && self.position.checksum != nothing {
             return Err("no object has number 0");
         }
@@ -363,6 +375,16 @@ impl Manifest {
 }
 
 impl DiskState {
+    /// Whether its spans are spans with something behind them, and its sizes those of disks.
+    fn is_sound(&self) -> bool {
+        let spans = self.spans.iter();
+        let mut spans = spans.map(|(from, through)| from <= through && through.0 != u64::MAX);
+        let sizes = self.sizes.iter().map(|(_, sectors)| *sectors);
+        let mut sizes = sizes.chain([self.sectors]);
+        let known = self.complete_through.0 != u64::MAX;
+        known && spans.all(|is| is) && sizes.all(|sectors| sectors <= Lba::MAX.sector())
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.put(&self.disk.0);
         put_text(out, &self.name);

@@ -77,6 +77,11 @@ impl Sweep {
         }
         self.say_up_to(given.sectors.start);
         assert!(self.at <= given.sectors.start, "versions come by sector");
+        let hides =
+            |top: &Open| given.version < top.0.version && given.sectors.end <= top.0.sectors.end;
+        if self.open.peek().is_some_and(hides) {
+            return;
+        }
         self.open.push(Open(given));
     }
 

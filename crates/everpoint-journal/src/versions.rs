@@ -198,9 +198,9 @@ impl LayerDraft {
         self.given.push(given);
     }
 
-    /// How many contents it has: each takes about 150 bytes of memory.
-    pub const fn len(&self) -> usize {
-        self.given.len()
+    /// How many contents and times it has: each takes at most about 150 bytes of memory.
+    pub fn len(&self) -> usize {
+        self.given.len() + self.times.len()
     }
 
     /// Whether nothing was said.

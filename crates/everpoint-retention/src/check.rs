@@ -19,9 +19,9 @@ use serde::Serialize;
 
 use everpoint_vault::frames::IntegrityError;
 
-use crate::error::{ErrorKind, LoadError};
+use crate::error::LoadError;
 use crate::listing::Window;
-use crate::machine::{DamageNote, LoadedMachine, load_machines};
+use crate::machine::{DamageNote, LoadedMachine, load_from_journals};
 use crate::plain;
 
 use layers::Reaches;
@@ -119,13 +119,11 @@ pub async fn check(
     progress: &(dyn Fn(&CheckProgress) + Send + Sync),
 ) -> Result<CheckReport, LoadError> {
     let header = read_header(vault).await?;
-    let journals = list_journals(vault).await?;
     let mut checking = Checking {
         vault,
         header,
         report: CheckReport {
             read_data,
-            journal_count: journals.len() as u64,
             ..CheckReport::default()
         },
         progress,
@@ -133,9 +131,11 @@ pub async fn check(
         reaches: Reaches::new(),
     };
     for machine in list_machines(vault).await? {
-        checking.check_origin(machine).await?;
         checking.check_manifests(machine).await?;
     }
+    // Behind the manifests: what those refer to is in one of these.
+    let journals = list_journals(vault).await?;
+    checking.report.journal_count = journals.len() as u64;
     checking.check_machines().await?;
     for journal in journals {
         checking.check_journal(journal).await?;
@@ -149,16 +149,7 @@ pub async fn check(
 impl Checking<'_> {
     async fn check_machines(&mut self) -> Result<(), LoadError> {
         let folders = list_machines(self.vault).await?;
-        let loaded = match load_machines(self.vault, self.header.vault).await {
-            Ok(loaded) => loaded,
-            // Manifests and layers were checked before: it is among the findings.
-            Err(error) if error.kind() == ErrorKind::Integrity && !self.report.is_sound() => {
-                let what = "no machine is listed: what retention made of one is damaged".into();
-                self.report.add(Finding::new(Severity::Notice, what));
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
+        let loaded = load_from_journals(self.vault, self.header.vault).await?;
         for machine in folders {
             let Some(loaded) = loaded.get(&machine) else {
                 let what = "has a folder and no origin: nothing of it is in the vault".into();

@@ -15,7 +15,7 @@ use everpoint_format::manifest::{FoldedTo, LayerLink, Manifest};
 use everpoint_format::name;
 use everpoint_format::object::ObjectChecksum;
 use everpoint_format::vault::VaultHeader;
-use everpoint_journal::history::{Joins, MachineHistory};
+use everpoint_journal::history::{DiskHistory, Joins, MachineHistory};
 use everpoint_journal::path::PathEnd;
 use everpoint_journal::versions::{BadReference, LayerDraft};
 use everpoint_units::{
@@ -26,6 +26,7 @@ use everpoint_vault::{CreateError, ObjectName, Payload, Vault};
 use serde::Serialize;
 
 use crate::error::{ErrorKind, kind_of_history};
+use crate::joined::unless_panicked;
 use crate::plain;
 
 /// Limits of a compaction.
@@ -77,6 +78,9 @@ pub enum CompactError {
         object: String,
         source: BadReference,
     },
+    /// The newest manifest says that the disk's order was lost for good.
+    #[error("{object}: goes on with disk {disk}, whose order its manifest says was lost")]
+    Broken { object: String, disk: DiskId },
     /// Others were faster each time.
     #[error("machine {machine} was not compacted in {rounds} rounds: others are at it")]
     Overtaken { machine: MachineId, rounds: u32 },
@@ -88,12 +92,15 @@ impl CompactError {
         match self {
             Self::History(source) => kind_of_history(source),
             Self::NoSuchMachine { .. } => ErrorKind::Usage,
-            Self::Reference { .. } => ErrorKind::Integrity,
+            Self::Reference { .. } | Self::Broken { .. } => ErrorKind::Integrity,
             Self::Overtaken { .. } => ErrorKind::Io,
         }
     }
 }
 
+/// Layers that one manifest links. What is more is not folded, until layers are merged: a manifest of so many takes
+/// 512 KiB, and each next one as much again.
+const LAYER_COUNT_MAX: usize = 4_096;
 /// Rounds that others may win before a compaction gives up.
 const ROUNDS_MAX: u32 = 8;
 
@@ -177,6 +184,14 @@ impl<'a> Compacting<'a> {
             return Ok(Outcome::Nothing);
         }
         let (vault, id, machine) = (self.vault, self.header.vault, self.machine);
+        let link_count = self
+            .newest
+            .as_ref()
+            .map_or(0, |stored| stored.manifest.layers.len());
+        if LAYER_COUNT_MAX <= link_count {
+            tracing::warn!(%machine, link_count, "not folded: its manifest links as many layers as it may");
+            return Ok(Outcome::Nothing);
+        }
         let before = self.folded;
         let mut path = PathReader::new(vault, id, machine, before.as_ref()).await?;
         let mut stopped = None;
@@ -222,7 +237,12 @@ impl<'a> Compacting<'a> {
                     })
                 }))
             }
-            _ => Ok(Outcome::Nothing),
+            _ => {
+                if let Some(why) = stopped {
+                    tracing::warn!(%machine, why, "nothing is folded at or behind damage");
+                }
+                Ok(Outcome::Nothing)
+            }
         }
     }
 
@@ -255,8 +275,13 @@ impl<'a> Compacting<'a> {
         let own = data.index.sections.iter();
         for section in own.filter(|section| section.machine == self.machine) {
             let is_folded = self.history.fold(section, journal, number);
-            debug_assert!(is_folded, "it was looked at before");
-            let copy = self.history.disks()[&section.disk].copy();
+            let disk = self.history.disks().get(&section.disk);
+            let Some(copy) = disk.filter(|_| is_folded).map(DiskHistory::copy) else {
+                return Err(CompactError::Broken {
+                    object: name::journal_object(journal, number),
+                    disk: section.disk,
+                });
+            };
             let draft = self.drafts.entry(section.disk).or_default();
             let folded = draft.fold(section, (journal, number), copy, key);
             folded.map_err(|source| CompactError::Reference {
@@ -300,7 +325,7 @@ impl<'a> Compacting<'a> {
             if draft.is_empty() {
                 continue;
             }
-            let layer = self.make_layer(disk, number, draft);
+            let layer = self.make_layer(disk, number, draft).await;
             links.push(link_of(&layer));
             made.layer_count += 1;
             made.layer_bytes.0 += layer.len;
@@ -340,7 +365,7 @@ impl<'a> Compacting<'a> {
         }
     }
 
-    fn make_layer(&self, disk: DiskId, number: ManifestNo, draft: LayerDraft) -> LayerObject {
+    async fn make_layer(&self, disk: DiskId, number: ManifestNo, draft: LayerDraft) -> LayerObject {
         let (after, through) = draft.range();
         let id = RetentionId {
             number,
@@ -357,7 +382,9 @@ impl<'a> Compacting<'a> {
             through,
             created_at: self.now,
         };
-        draft.finish(header, self.history.marks_of(disk))
+        let requests = self.history.marks_of(disk);
+        let made = tokio::task::spawn_blocking(move || draft.finish(header, requests)).await;
+        unless_panicked(made)
     }
 }
 

@@ -22,8 +22,12 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::joined::unless_panicked;
 use crate::restore::{Changes, Sectors};
 
-/// Pages of a layer that are read at once. Unit: bytes before they were compressed.
+/// Pages of a layer that are read at once, at most and at least; unpacked they take some three times as much. Unit: bytes
+/// before they were compressed.
 const CHUNK_LEN_MAX: u64 = 512 << 10;
+const CHUNK_LEN_MIN: u64 = 64 << 10;
+/// What the chunks of all layers have together, unless each has one page. Unit: bytes before they were compressed.
+const CHUNKS_LEN_MAX: u64 = 32 << 20;
 /// Such reads of one layer, held or under way.
 const CHUNK_COUNT_MAX: usize = 2;
 
@@ -55,8 +59,10 @@ pub(crate) async fn each_given(
     };
     let wanted = |link: &&LayerLink| link.disk == disk && link.after < through;
     let links: Vec<_> = manifest.layers.iter().filter(wanted).collect();
+    let share = CHUNKS_LEN_MAX / (links.len().max(1) * CHUNK_COUNT_MAX) as u64;
+    let chunk_len = share.clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX);
     let open = links.into_iter();
-    let open = open.map(|link| LayerStream::open(vault, id, manifest, link).boxed());
+    let open = open.map(|link| LayerStream::open(vault, id, manifest, link, chunk_len).boxed());
     let open: Vec<BoxFuture<'_, _>> = open.collect();
     let streams = stream::iter(open).buffered(WALK_AHEAD_MAX);
     let mut streams: Vec<LayerStream> = streams.try_collect().await?;
@@ -84,10 +90,11 @@ impl LayerStream {
         id: VaultId,
         manifest: &Manifest,
         link: &LayerLink,
+        chunk_len: u64,
     ) -> Result<Self, HistoryError> {
         let layer = Arc::new(OpenLayer::open(vault, id, manifest.machine, link).await?);
         let vault = vault.clone();
-        let chunks = chunks(&layer.directory.pages);
+        let chunks = chunks(&layer.directory.pages, chunk_len);
         let reads = stream::iter(chunks).map(move |places| {
             let (vault, layer) = (vault.clone(), Arc::clone(&layer));
             let read = async move {
@@ -116,13 +123,13 @@ impl LayerStream {
     }
 }
 
-fn chunks(pages: &[PagePlace]) -> Vec<Vec<PagePlace>> {
+fn chunks(pages: &[PagePlace], len_max: u64) -> Vec<Vec<PagePlace>> {
     let mut chunks: Vec<Vec<PagePlace>> = Vec::new();
     let mut len = u64::MAX;
     for page in pages {
         let own = u64::from(page.frame.raw_len);
         match chunks.last_mut() {
-            Some(chunk) if len + own <= CHUNK_LEN_MAX => {
+            Some(chunk) if len + own <= len_max => {
                 chunk.push(*page);
                 len += own;
             }

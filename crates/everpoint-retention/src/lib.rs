@@ -50,4 +50,4 @@ pub use restore::{
     RestoreRequest, Restored, RestoredDisk, bring_to_point, diff_points, restore, restore_to_blob,
     verify_replica,
 };
-pub use role::{Retention, RetentionConfig, RetentionError};
+pub use role::{Retention, RetentionConfig, RetentionError, run_retention};

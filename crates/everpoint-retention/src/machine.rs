@@ -5,7 +5,7 @@ mod loading;
 use std::collections::BTreeMap;
 
 use everpoint_format::data::DataIndex;
-use everpoint_format::manifest::{DiskState, FoldedTo, Manifest};
+use everpoint_format::manifest::{FoldedTo, Manifest};
 use everpoint_format::name;
 use everpoint_format::object::ObjectChecksum;
 use everpoint_journal::history::{Broken, MachineHistory, NotAPoint, Span};
@@ -20,7 +20,7 @@ use everpoint_vault::history::{
 };
 use serde::Serialize;
 
-use crate::error::LoadError;
+use crate::error::{ErrorKind, LoadError, kind_of_history};
 use crate::layers::add_marks;
 use crate::plain;
 
@@ -94,7 +94,17 @@ pub(crate) struct WalkedObject {
     pub(crate) checksum: ObjectChecksum,
 }
 
-/// Loads the history of a machine.
+/// What a history is read from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reads {
+    /// Map layers, where there are some, and the journals behind them.
+    Layers,
+    /// Journals alone: they say where in its path a machine was, and are whole where a layer is damaged.
+    Journals,
+}
+
+/// Loads the history of a machine, from map layers where there are some. Where those are damaged journals have it all,
+/// and the damage is told; where what lies behind does not follow, whatever leads further counts.
 ///
 /// # Errors
 ///
@@ -104,24 +114,73 @@ pub async fn load_machine(
     id: VaultId,
     machine: MachineId,
 ) -> Result<LoadedMachine, LoadError> {
-    let manifest = newest_manifest(vault, id, machine).await?;
-    let folded = manifest.as_ref().map(|stored| stored.manifest.position);
-    let closed = manifest.as_ref().and_then(closed_at);
-    let mut loading = begin(vault, id, machine, manifest, true).await?;
-    let visit = |journal, number, data: &DataIndex, _| loading.fold(journal, number, data);
-    let walked = match (closed, folded) {
-        (Some(closed), _) => closed,
-        (None, None) => walk(vault, id, machine, visit).await?,
-        (None, Some(folded)) => walk_behind(vault, id, machine, &folded, visit).await?,
+    load_reading(vault, id, machine, Reads::Layers).await
+}
+
+/// As [`load_machine`], from what is said.
+pub(crate) async fn load_reading(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+    reads: Reads,
+) -> Result<LoadedMachine, LoadError> {
+    let folded = match reads {
+        Reads::Journals => return load_walked(vault, id, machine).await,
+        Reads::Layers => load_folded(vault, id, machine).await,
     };
+    match folded {
+        Ok(None) => load_walked(vault, id, machine).await,
+        Ok(Some(folded)) if folded.damage.is_empty() => Ok(folded),
+        Ok(Some(folded)) => {
+            let walked = load_walked(vault, id, machine).await?;
+            let leads_further = folded.latest(None).ok() < walked.latest(None).ok();
+            Ok(if leads_further { walked } else { folded })
+        }
+        Err(error) if kind_of_history(&error) == ErrorKind::Integrity => {
+            let mut walked = load_walked(vault, id, machine).await?;
+            walked.damage.push(DamageNote::of_retention(&error));
+            Ok(walked)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// From journals alone.
+async fn load_walked(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+) -> Result<LoadedMachine, LoadError> {
+    let mut loading = Loading::new(machine, true);
+    let visit = |journal, number, data: &DataIndex, _| loading.fold(journal, number, data);
+    let walked = walk(vault, id, machine, visit).await?;
     if walked.end == PathEnd::NoOrigin {
         return Err(LoadError::NoSuchMachine { machine });
     }
     Ok(loading.finish(walked))
 }
 
-/// Loads the histories of all machines of the vault in one pass. They serve to list points and disks; to
-/// restore, [`load_machine`] loads where the objects are, too.
+/// From map layers, and what lies behind them; `None` where there are none.
+async fn load_folded(
+    vault: &Vault,
+    id: VaultId,
+    machine: MachineId,
+) -> Result<Option<LoadedMachine>, HistoryError> {
+    let Some(stored) = newest_manifest(vault, id, machine).await? else {
+        return Ok(None);
+    };
+    let (folded, closed) = (stored.manifest.position, closed_at(&stored));
+    let mut loading = begin(vault, id, stored, true).await?;
+    let visit = |journal, number, data: &DataIndex, _| loading.fold(journal, number, data);
+    let walked = match closed {
+        Some(closed) => closed,
+        None => walk_behind(vault, id, machine, &folded, visit).await?,
+    };
+    Ok(Some(loading.finish(walked)))
+}
+
+/// Loads the histories of all machines of the vault in one pass, as [`load_machine`] does each. They serve to list
+/// points and disks; to restore, that one loads where the objects are, too.
 ///
 /// # Errors
 ///
@@ -130,17 +189,104 @@ pub async fn load_machines(
     vault: &Vault,
     id: VaultId,
 ) -> Result<BTreeMap<MachineId, LoadedMachine>, LoadError> {
-    let mut loading = BTreeMap::new();
-    let (mut starts, mut closed_paths) = (Vec::new(), Vec::new());
+    let mut starts = Vec::new();
+    let mut damaged = BTreeMap::new();
     for machine in list_machines(vault).await? {
-        let manifest = newest_manifest(vault, id, machine).await?;
-        let folded = manifest.as_ref().map(|stored| stored.manifest.position);
-        match manifest.as_ref().and_then(closed_at) {
-            Some(closed) => closed_paths.push((machine, closed)),
-            None => starts.push((machine, folded)),
+        let began = match newest_manifest(vault, id, machine).await {
+            Ok(None) => Ok(Start::at_origin(machine)),
+            Ok(Some(stored)) => Start::behind(vault, id, machine, stored).await,
+            Err(error) => Err(error),
+        };
+        match began {
+            Ok(start) => starts.push(start),
+            Err(error) if kind_of_history(&error) == ErrorKind::Integrity => {
+                damaged.insert(machine, DamageNote::of_retention(&error));
+                starts.push(Start::at_origin(machine));
+            }
+            Err(error) => return Err(error.into()),
         }
-        let began = begin(vault, id, machine, manifest, false).await?;
-        loading.insert(machine, began);
+    }
+    let mut loaded = load_starts(vault, id, starts).await?;
+    for (machine, note) in damaged {
+        loaded
+            .entry(machine)
+            .and_modify(|loaded| loaded.damage.push(note));
+    }
+    let does_not_follow =
+        |loaded: &&LoadedMachine| loaded.manifest.is_some() && !loaded.damage.is_empty();
+    let again: Vec<_> = loaded
+        .values()
+        .filter(does_not_follow)
+        .map(LoadedMachine::machine)
+        .collect();
+    for machine in again {
+        loaded.insert(
+            machine,
+            load_reading(vault, id, machine, Reads::Layers).await?,
+        );
+    }
+    Ok(loaded)
+}
+
+/// The same from journals alone.
+pub(crate) async fn load_from_journals(
+    vault: &Vault,
+    id: VaultId,
+) -> Result<BTreeMap<MachineId, LoadedMachine>, LoadError> {
+    let machines = list_machines(vault).await?;
+    load_starts(
+        vault,
+        id,
+        machines.into_iter().map(Start::at_origin).collect(),
+    )
+    .await
+}
+
+/// A machine's history before its path is walked on.
+struct Start {
+    machine: MachineId,
+    loading: Loading,
+    folded: Option<FoldedTo>,
+    closed: Option<Walked>,
+}
+
+impl Start {
+    fn at_origin(machine: MachineId) -> Self {
+        Self {
+            machine,
+            loading: Loading::new(machine, false),
+            folded: None,
+            closed: None,
+        }
+    }
+
+    async fn behind(
+        vault: &Vault,
+        id: VaultId,
+        machine: MachineId,
+        stored: StoredManifest,
+    ) -> Result<Self, HistoryError> {
+        Ok(Self {
+            machine,
+            folded: Some(stored.manifest.position),
+            closed: closed_at(&stored),
+            loading: begin(vault, id, stored, false).await?,
+        })
+    }
+}
+
+async fn load_starts(
+    vault: &Vault,
+    id: VaultId,
+    all: Vec<Start>,
+) -> Result<BTreeMap<MachineId, LoadedMachine>, LoadError> {
+    let (mut loading, mut starts, mut closed_paths) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for start in all {
+        loading.insert(start.machine, start.loading);
+        match start.closed {
+            Some(closed) => closed_paths.push((start.machine, closed)),
+            None => starts.push((start.machine, start.folded)),
+        }
     }
     let visit = |in_path: &[MachineId], journal, number, data: &DataIndex, _| {
         for machine in in_path {
@@ -168,17 +314,13 @@ fn closed_at(stored: &StoredManifest) -> Option<Walked> {
     })
 }
 
-/// What a manifest and the marks of its layers say of a machine; nothing where there is none.
+/// What a manifest and the marks of its layers say of a machine.
 async fn begin(
     vault: &Vault,
     id: VaultId,
-    machine: MachineId,
-    manifest: Option<StoredManifest>,
+    stored: StoredManifest,
     keeps_objects: bool,
 ) -> Result<Loading, HistoryError> {
-    let Some(stored) = manifest else {
-        return Ok(Loading::new(machine, keeps_objects));
-    };
     let manifest = stored.manifest;
     let mut history = MachineHistory::take_up(&manifest);
     add_marks(vault, id, &manifest, &mut history).await?;
@@ -240,12 +382,6 @@ impl LoadedMachine {
     /// What retention has folded of its history.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_deref()
-    }
-
-    /// The disk as the manifest has it.
-    pub(crate) fn folded_disk(&self, disk: DiskId) -> Option<&DiskState> {
-        let manifest = self.manifest.as_ref()?;
-        manifest.disks.iter().find(|state| state.disk == disk)
     }
 
     /// The disk's size as of `seq`; nothing where the machine has no such disk.
@@ -342,16 +478,6 @@ impl LoadedMachine {
         }
     }
 
-    /// Whether an object, if it is of the machine's path, lies in what the manifest has folded.
-    pub(crate) fn has_folded(&self, journal: JournalId, number: ObjectNo) -> bool {
-        let is_before = |position: &FoldedTo| match journal == position.journal {
-            true => number <= position.number,
-            false => journal.level < position.journal.level,
-        };
-        let manifest = self.manifest.as_ref();
-        manifest.is_some_and(|manifest| is_before(&manifest.position))
-    }
-
     /// How many of the machine's objects lie at or before an object of its path; `None` for one that is not in the
     /// path.
     pub(crate) fn count_through(&self, journal: JournalId, number: ObjectNo) -> Option<u32> {
@@ -377,6 +503,22 @@ impl LoadedMachine {
 }
 
 impl DamageNote {
+    /// Something that retention made: the journals have it, too.
+    pub(crate) fn of_retention(error: &HistoryError) -> Self {
+        let object = match error {
+            HistoryError::Manifest { name, .. }
+            | HistoryError::Layer { name, .. }
+            | HistoryError::LayerGone { name }
+            | HistoryError::LayerUnread { name, .. } => Some(name.to_string()),
+            _ => None,
+        };
+        Self {
+            object,
+            disk: None,
+            what: format!("{error}: read from journals instead"),
+        }
+    }
+
     fn of_path(machine: MachineId, damage: &Damage) -> Self {
         let object = match damage {
             Damage::Object { journal, number }

@@ -32,9 +32,9 @@ use futures::StreamExt as _;
 
 use crate::error::{ErrorKind, LoadError, kind_of_history, kind_of_read};
 use crate::layers::found_at;
-use crate::machine::{DamageNote, LoadedMachine, Subject};
+use crate::machine::{DamageNote, LoadedMachine, Reads, Subject};
 use crate::point::PointError;
-use crate::restore::{DiskAt, Progress, locate, same_object};
+use crate::restore::{DiskAt, Progress, locate, of_layers, same_object};
 use run_map::Mapping;
 
 pub use export::MountExport;
@@ -133,9 +133,28 @@ pub async fn mount_point(
     config: &MountConfig,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<MountedPoint, MountError> {
+    let done = mount_reading(vault, what, config, progress, Reads::Layers).await;
+    let Err(MountError::History(error)) = &done else {
+        return done;
+    };
+    let Some(note) = of_layers(error) else {
+        return done;
+    };
+    let mut mounted = mount_reading(vault, what, config, progress, Reads::Journals).await?;
+    mounted.damage.push(note);
+    Ok(mounted)
+}
+
+async fn mount_reading(
+    vault: &Vault,
+    what: &DiskAt,
+    config: &MountConfig,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+    reads: Reads,
+) -> Result<MountedPoint, MountError> {
     config.check()?;
     let (header, loaded, _) =
-        locate::<MountError>(vault, Subject::Disk(what.disk), what.machine).await?;
+        locate::<MountError>(vault, Subject::Disk(what.disk), what.machine, reads).await?;
     let seq = loaded.resolve(Some(what.disk), &what.at)?;
     let history = &loaded.history().disks()[&what.disk];
     let size = ByteLen(history.sectors_at(seq) * SECTOR_LEN);

@@ -37,7 +37,7 @@ use everpoint_vault::{ObjectName, ReadError, Vault};
 use serde::Serialize;
 
 use crate::error::{ErrorKind, LoadError, kind_of_history, kind_of_read};
-use crate::machine::{DamageNote, LoadedMachine, Subject, find_machine, load_machine};
+use crate::machine::{DamageNote, LoadedMachine, Reads, Subject, find_machine, load_reading};
 use crate::plain;
 use crate::point::{At, PointError};
 
@@ -224,10 +224,40 @@ pub async fn restore(
     config: &RestoreConfig,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Restored, RestoreError> {
+    let done = restore_reading(vault, request, config, progress, Reads::Layers).await;
+    let Err(RestoreError::History(error)) = &done else {
+        return done;
+    };
+    let Some(note) = of_layers(error) else {
+        return done;
+    };
+    let mut restored = restore_reading(vault, request, config, progress, Reads::Journals).await?;
+    restored.damage.push(note);
+    Ok(restored)
+}
+
+/// What is told of a layer that is damaged or gone: the same can be read from journals.
+pub(crate) fn of_layers(error: &HistoryError) -> Option<DamageNote> {
+    let is_of_layers = matches!(
+        error,
+        HistoryError::Layer { .. }
+            | HistoryError::LayerGone { .. }
+            | HistoryError::LayerUnread { .. }
+    );
+    is_of_layers.then(|| DamageNote::of_retention(error))
+}
+
+async fn restore_reading(
+    vault: &Vault,
+    request: &RestoreRequest,
+    config: &RestoreConfig,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+    reads: Reads,
+) -> Result<Restored, RestoreError> {
     config.check()?;
     let output = output::examine(vault, request)?;
     let (header, loaded, disk) =
-        locate::<RestoreError>(vault, request.subject, request.machine).await?;
+        locate::<RestoreError>(vault, request.subject, request.machine, reads).await?;
     let machine = loaded.machine();
     let seq = loaded.resolve(disk, &request.at)?;
     let wanted = wanted_disks(&loaded, disk, seq);
@@ -258,6 +288,7 @@ pub(crate) async fn locate<E: From<HistoryError> + From<LoadError>>(
     vault: &Vault,
     subject: Subject,
     machine: Option<MachineId>,
+    reads: Reads,
 ) -> Result<(VaultHeader, LoadedMachine, Option<DiskId>), E> {
     let header = read_header(vault).await?;
     let (machine, disk) = match (subject, machine) {
@@ -265,7 +296,7 @@ pub(crate) async fn locate<E: From<HistoryError> + From<LoadError>>(
         (Subject::Disk(disk), Some(machine)) => (machine, Some(disk)),
         (Subject::Disk(disk), None) => (find_machine(vault, header.vault, disk).await?, Some(disk)),
     };
-    let loaded = load_machine(vault, header.vault, machine).await?;
+    let loaded = load_reading(vault, header.vault, machine, reads).await?;
     if let Some(disk) = disk {
         loaded.expect_disk(disk)?;
     }

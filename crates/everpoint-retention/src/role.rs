@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use everpoint_format::vault::VaultHeader;
 use everpoint_units::{MachineId, WallTime};
 use everpoint_vault::history::{HistoryError, list_machines, read_header};
-use everpoint_vault::{OpenError, OpenOptions, ParseVaultUrlError, Vault, VaultConfig};
+use everpoint_vault::{OpenError, OpenOptions, ParseVaultUrlError, Vault, VaultConfig, VaultUrl};
 use metrics::counter;
 use serde::Deserialize;
 
@@ -26,10 +26,13 @@ pub struct RetentionConfig {
     /// Time between passes. Unit: seconds; 1 to 86,400. Default 1,800: a disk that changes costs two layers an hour.
     #[serde(default = "interval")]
     pub interval_s: u64,
-    /// Changes that one manifest folds; each takes about 200 bytes of memory. 1,000 to 4,000,000. Default 262,144.
+    /// Changes that one manifest folds; each takes about 200 bytes of memory. 1,000 to 1,000,000. Default 262,144.
     #[serde(default = "change_count_max")]
     pub change_count_max: usize,
 }
+
+/// The pause before a vault is opened again.
+const OPEN_AGAIN: Duration = Duration::from_secs(10);
 
 const fn interval() -> u64 {
     1_800
@@ -76,16 +79,30 @@ impl RetentionConfig {
                 "must be 1 to 86400",
             ),
             (
-                (1_000..=4_000_000).contains(&self.change_count_max),
+                (1_000..=1_000_000).contains(&self.change_count_max),
                 "change_count_max",
-                "must be 1000 to 4000000",
+                "must be 1000 to 1000000",
+            ),
+            (
+                self.change_count_max as u64 <= self.store.object_len_max / 256,
+                "change_count_max",
+                "must be at most store.object_len_max / 256, so that a layer is an object",
             ),
         ];
         let broken = rules.into_iter().find(|(holds, ..)| !holds);
         match broken {
-            None => Ok(()),
+            None => self.url().map(drop),
             Some((_, key, rule)) => Err(RetentionError::Setting { key, rule }),
         }
+    }
+
+    fn url(&self) -> Result<VaultUrl, RetentionError> {
+        self.vault
+            .parse()
+            .map_err(|source| RetentionError::VaultUrl {
+                url: self.vault.clone(),
+                source,
+            })
     }
 }
 
@@ -98,6 +115,18 @@ pub struct Retention {
     config: CompactConfig,
 }
 
+/// Runs the role until it is dropped. A vault that cannot be opened is tried again: whatever else the process does goes
+/// on.
+pub async fn run_retention(config: RetentionConfig) {
+    loop {
+        match Retention::open(&config).await {
+            Ok(retention) => retention.run().await,
+            Err(error) => tracing::warn!(error = ?error, "retention waits for its vault"),
+        }
+        tokio::time::sleep(OPEN_AGAIN).await;
+    }
+}
+
 impl Retention {
     /// Opens the vault, which must be there.
     ///
@@ -106,13 +135,7 @@ impl Retention {
     /// See [`RetentionError`].
     pub async fn open(config: &RetentionConfig) -> Result<Self, RetentionError> {
         config.check()?;
-        let url = config
-            .vault
-            .parse()
-            .map_err(|source| RetentionError::VaultUrl {
-                url: config.vault.clone(),
-                source,
-            })?;
+        let url = config.url()?;
         let vault = Vault::open(&url, &config.store, OpenOptions::WRITE).await?;
         let header = read_header(&vault).await?;
         Ok(Self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use everpoint_process_server::{Ended, ProcessServer, StartError, Stopped};
-use everpoint_retention::{Retention, RetentionError};
+use everpoint_retention::run_retention;
 use everpoint_units::{JournalId, ServerId};
 use everpoint_vault::history::HistoryError;
 use everpoint_vault::{Cause, OpenError};
@@ -13,6 +13,7 @@ use everpoint_wire::control::control_answer::Answer;
 use everpoint_wire::control::control_request::Request;
 use everpoint_wire::control::{ServerStatus, StatusRequest, TakeOver, TakenOver};
 use serde::Serialize;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{self, Roles, Where};
 use crate::control::{ask, id, not_understood};
@@ -110,36 +111,22 @@ async fn serve(args: &Run, json: bool) -> Result<(), Failure> {
         metrics::listen(address)?;
     }
     let mut signals = Signals::listen()?;
-    let starting = async {
-        let server = match process {
-            None => None,
-            Some(config) => {
-                let started = ProcessServer::start(config).await;
-                Some(started.map_err(|error| not_started(&error, &args.config))?)
-            }
-        };
-        // Behind the process server, which may be told to begin the vault.
-        let retention = match retention {
-            None => None,
-            Some(config) => {
-                let opened = Retention::open(&config).await;
-                Some(opened.map_err(|error| no_retention(error, &args.config))?)
-            }
-        };
-        Ok::<_, Failure>((server, retention))
+    let started = async {
+        match process {
+            None => Ok(None),
+            Some(config) => ProcessServer::start(config).await.map(Some),
+        }
     };
-    let (server, retention) = tokio::select! {
-        started = starting => started?,
+    let started = tokio::select! {
+        started = started => started,
         signal = signals.received() => {
             return Err(Failure::new(Code::Incomplete, format!("{signal} before the server ran")));
         }
     };
-    let fold = async {
-        match &retention {
-            Some(retention) => retention.run().await,
-            None => std::future::pending().await,
-        }
-    };
+    let server = started.map_err(|error| not_started(&error, &args.config))?;
+    // Behind the process server, which may have been told to begin the vault.
+    let retention =
+        retention.map(|config| AbortOnDropHandle::new(tokio::spawn(run_retention(config))));
     let ended_by_itself = async {
         match &server {
             Some(server) => server.ended().await,
@@ -148,9 +135,9 @@ async fn serve(args: &Run, json: bool) -> Result<(), Failure> {
     };
     let signal = tokio::select! {
         why = ended_by_itself => return Err(ended(&why)),
-        () = fold => unreachable!("it runs until it is dropped"),
         signal = signals.received() => signal,
     };
+    drop(retention);
     tracing::info!(signal, "the server drains");
     let stopped = match server {
         Some(server) => signals.drain(server.stop()).await,
@@ -171,20 +158,6 @@ async fn serve(args: &Run, json: bool) -> Result<(), Failure> {
                     .help("it is safe in the cache log: the next start commits it"),
             )
         }
-    }
-}
-
-fn no_retention(error: RetentionError, config: &std::path::Path) -> Failure {
-    let doing = config.display();
-    match error {
-        RetentionError::Setting { .. } | RetentionError::VaultUrl { .. } => {
-            Failure::of(Code::Usage, &error).while_doing(doing)
-        }
-        RetentionError::Vault(error) => Failure::from(error).while_doing(doing),
-        RetentionError::History(HistoryError::NotAVault { .. }) => Failure::of(Code::Usage, &error)
-            .while_doing(doing)
-            .help("a process server with create_vault = true begins one"),
-        RetentionError::History(_) => Failure::of(Code::Failed, &error).while_doing(doing),
     }
 }
 

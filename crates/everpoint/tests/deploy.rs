@@ -91,7 +91,7 @@ fn the_servers_example_is_good_as_it_stands_and_with_every_key_set() {
     let text = read("server.toml");
     for text in [text.clone(), with_shown_keys(&text)] {
         let file: ServerFile = toml::from_str(&text).expect("it reads");
-        assert_eq!(file.roles, ["process", "retention"]);
+        assert_eq!(file.roles, ["process"]);
         assert_eq!(file.process.check(), Ok(()));
         assert!(file.retention.check().is_ok());
     }

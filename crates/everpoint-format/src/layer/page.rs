@@ -225,9 +225,10 @@ impl PageEntry {
         let record = u64::from(bytes.record_sectors);
         let end = u64::from(bytes.lead).checked_add(self.sectors.end - self.sectors.start);
         let in_frame = u64::from(bytes.raw_at) + record * SECTOR_LEN <= u64::from(frame.raw_len);
-        let on_disk = self.sectors.end <= everpoint_units::Lba::MAX.sector();
-        let begins = u64::from(bytes.lead) <= self.sectors.start;
+        let first = self.sectors.start.checked_sub(u64::from(bytes.lead));
+        let last = everpoint_units::Lba::MAX.sector();
+        let on_disk = first.is_some_and(|first| first <= last && record <= last - first);
         let bounded = bytes.record_sectors <= EXTENT_SECTORS_MAX;
-        end.is_some_and(|end| end <= record) && in_frame && on_disk && begins && bounded
+        end.is_some_and(|end| end <= record) && in_frame && on_disk && bounded
     }
 }

@@ -163,11 +163,23 @@ fn every_flipped_bit_and_every_short_read_is_refused() {
 #[test]
 fn a_manifest_whose_fields_do_not_fit_one_another_is_refused() {
     type Spoil = fn(&mut Manifest);
-    let spoilt: [(&str, Spoil); 10] = [
+    let spoilt: [(&str, Spoil); 14] = [
         ("number", |manifest| manifest.number = ManifestNo(0)),
         ("first", |manifest| manifest.number = ManifestNo(1)),
         ("position", |manifest| {
             manifest.position.number = ObjectNo::ZERO
+        }),
+        ("last number", |manifest| {
+            manifest.position.number = ObjectNo(u64::MAX);
+        }),
+        ("last span", |manifest| {
+            manifest.disks[0].spans[1].1 = Seq(u64::MAX);
+        }),
+        ("turned span", |manifest| {
+            manifest.disks[0].spans[1].1 = Seq(32);
+        }),
+        ("size", |manifest| {
+            manifest.disks[0].sizes[1].1 = u64::MAX;
         }),
         ("disks", |manifest| manifest.disks.reverse()),
         ("twice", |manifest| {

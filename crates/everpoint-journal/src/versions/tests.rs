@@ -315,7 +315,7 @@ fn a_layer_has_its_pages_by_sector_and_its_frames_once() {
     draft
         .fold(&section, (journal(1), ObjectNo(1)), 0, &KEY)
         .expect("no references");
-    assert_eq!((draft.len(), draft.range()), (1_498, (Seq(0), Seq(1_499))));
+    assert_eq!((draft.len(), draft.range()), (1_499, (Seq(0), Seq(1_499))));
     let id = RetentionId {
         number: ManifestNo(1),
         random: [1; 16],

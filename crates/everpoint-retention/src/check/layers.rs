@@ -9,8 +9,7 @@ use everpoint_units::{ByteLen, MachineId};
 use everpoint_vault::ObjectName;
 use everpoint_vault::frames::home_name;
 use everpoint_vault::history::{
-    HistoryError, OpenLayer, StoredManifest, list_manifests, newest_manifest, read_manifest,
-    read_origin,
+    HistoryError, OpenLayer, StoredManifest, list_manifests, read_manifest,
 };
 
 use super::{Checking, Finding, Severity, with_causes};
@@ -23,24 +22,6 @@ const PAGES_AT_ONCE: usize = 8;
 pub(super) type Reaches = BTreeMap<ObjectName, (u64, String)>;
 
 impl Checking<'_> {
-    /// Behind a manifest no walk reads the origin.
-    pub(super) async fn check_origin(&mut self, machine: MachineId) -> Result<(), LoadError> {
-        let manifest = newest_manifest(self.vault, self.header.vault, machine).await;
-        if !matches!(manifest, Ok(Some(_))) {
-            return Ok(());
-        }
-        let origin = read_origin(self.vault, self.header.vault, machine).await?;
-        let what = match origin {
-            Ok(Some(_)) => return Ok(()),
-            Ok(None) => "is gone".to_owned(),
-            Err(error) => with_causes(&error),
-        };
-        let object = name::origin(machine);
-        self.report
-            .add(Finding::of_object(Severity::Damage, &object, what));
-        Ok(())
-    }
-
     /// Checks the manifests that there are of a machine, each against the one before, and what the newest links.
     pub(super) async fn check_manifests(&mut self, machine: MachineId) -> Result<(), LoadError> {
         let mut before: Option<StoredManifest> = None;

@@ -24,7 +24,7 @@ use super::plan::DiskPlan;
 use super::{
     ImageFormat, Progress, RestoreConfig, RestoreError, Restoring, WantedDisk, locate, wanted_disks,
 };
-use crate::machine::{DamageNote, Subject};
+use crate::machine::{DamageNote, Reads, Subject};
 use crate::plain;
 use crate::point::At;
 
@@ -148,7 +148,8 @@ impl<'a> Prepared<'a> {
         progress: &'a (dyn Fn(&Progress) + Send + Sync),
     ) -> Result<Self, RestoreError> {
         let subject = Subject::Disk(what.disk);
-        let (header, loaded, disk) = locate::<RestoreError>(vault, subject, what.machine).await?;
+        let (header, loaded, disk) =
+            locate::<RestoreError>(vault, subject, what.machine, Reads::Journals).await?;
         let seq = loaded.resolve(disk, &what.at)?;
         let machine = loaded.machine();
         let mut wanted = wanted_disks(&loaded, disk, seq);

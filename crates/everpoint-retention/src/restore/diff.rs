@@ -16,7 +16,7 @@ use super::{
 };
 use crate::layers::uncovered;
 use crate::listing::Instant;
-use crate::machine::DamageNote;
+use crate::machine::{DamageNote, Reads};
 use crate::plain;
 use crate::point::At;
 
@@ -72,7 +72,7 @@ pub async fn diff_points(
     (from, to): (&At, &At),
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<PointDiff, RestoreError> {
-    let found = locate::<RestoreError>(vault, Subject::Disk(disk), machine).await;
+    let found = locate::<RestoreError>(vault, Subject::Disk(disk), machine, Reads::Layers).await;
     let (header, loaded, _) = found?;
     let (from, to) = (
         loaded.resolve(Some(disk), from)?,

@@ -5,18 +5,16 @@
 use std::collections::BTreeSet;
 
 use everpoint_format::index::Section;
-use everpoint_format::layer::page::Version;
 use everpoint_format::{Change, vhd};
 use everpoint_journal::extent_map::{ExtentMap, Run};
-use everpoint_journal::sweep::{Found, Sweep};
-use everpoint_journal::versions::Given;
+use everpoint_journal::sweep::Found;
 use everpoint_units::{ByteLen, DiskId, Lba, SECTOR_LEN, Seq};
 use everpoint_vault::history::read_objects;
 use futures::StreamExt as _;
 
 use super::changes::{Changes, Sectors, extent_of, sectors_of};
 use super::{Progress, RestoreError, Restoring, WantedDisk, fetch};
-use crate::layers::{each_given, found_at, uncovered, within};
+use crate::layers::{found_at, uncovered, within};
 use crate::machine::WalkedObject;
 
 /// See the module.
@@ -41,24 +39,10 @@ pub(super) struct CopyPlan {
     pub(super) changed: ByteLen,
 }
 
-/// Where in its machine's path a replica stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::restore) enum Stands {
-    /// Behind so many of the objects that no map layer has.
-    Behind(u32),
-    /// In what map layers have; no change of its disk at or below this is missing there.
-    Folded(Seq),
-}
-
-/// Versions above a `Seq`, or of a copy from this number on; none.
-struct Later(Option<(Seq, u32)>);
-
 /// Where in its machine's path a replica stands, and what was changed by objects behind that.
 pub(super) struct Standing {
     /// The disk as the path has it up to there.
     pub(super) map: ExtentMap,
-    /// What map layers give of it, where that changes nothing.
-    pub(super) layered: Vec<Found>,
     /// Its size as the path has it up to there. Unit: sectors.
     pub(super) sectors: u64,
     pub(super) later: Changes,
@@ -83,34 +67,24 @@ impl Restoring<'_> {
         Ok(DiskPlan::of(&map, layered, disk.size, walked.len()))
     }
 
-    /// The same over a copy of a replica that holds everything of the machine's objects up to where it stands, and
+    /// The same over a copy of a replica that holds everything of the first `through` of the machine's objects, and
     /// anything of the others. What it may hold otherwise than the point: whatever objects behind these changed, and
     /// whatever these changed above the point. The rest is as it was at the point.
     pub(super) async fn plan_over_copy(
         &self,
         disk: &WantedDisk,
-        stands: Stands,
+        through: u32,
     ) -> Result<CopyPlan, RestoreError> {
         let walked: Vec<_> = self.loaded.objects_up_to(Seq(u64::MAX)).collect();
         let mut map = ExtentMap::new(self.seq);
-        let (mut changes, mut covered) = (Changes::default(), Changes::default());
+        let mut changes = Changes::default();
         self.read_sections(disk, &walked, |object, index, section, is_folded| {
             if is_folded {
                 map.fold(section, object.ordinal, index);
-                covered.fold(section, |seq| seq <= self.seq);
             }
             // Nobody knows whether a replica took what does not follow.
-            let is_sure = is_folded && stands.covers(object);
+            let is_sure = is_folded && object.ordinal < through;
             changes.fold(section, |seq| !is_sure || self.seq < seq);
-        })
-        .await?;
-        let layered = self.layered(disk.disk, self.seq, disk.size).await?;
-        let layered = uncovered(layered, &covered);
-        let later = self.later(disk.disk, stands);
-        self.each_given(disk.disk, |given| {
-            if self.seq < given.version.seq || later.has(given.version) {
-                changes.add(given.sectors);
-            }
         })
         .await?;
         // Where the replica ended once, its last page lay.
@@ -119,7 +93,7 @@ impl Restoring<'_> {
             changes.add_last_page(*sectors);
         }
         changes.cut_off(vhd::padded_size(disk.size).0 / SECTOR_LEN);
-        let whole = DiskPlan::of(&map, layered, disk.size, walked.len());
+        let whole = DiskPlan::of(&map, Vec::new(), disk.size, walked.len());
         let given = whole.given();
         Ok(CopyPlan {
             puts: whole.within(&changes),
@@ -128,74 +102,29 @@ impl Restoring<'_> {
         })
     }
 
-    /// The disk as a replica has it that stands there.
+    /// The disk as of the first `through` of the machine's objects.
     pub(super) async fn standing(
         &self,
         disk: &WantedDisk,
-        stands: Stands,
+        through: u32,
     ) -> Result<Standing, RestoreError> {
         let walked: Vec<_> = self.loaded.objects_up_to(Seq(u64::MAX)).collect();
-        let mut covered = Changes::default();
         let mut standing = Standing {
             map: ExtentMap::new(Seq(u64::MAX)),
-            layered: Vec::new(),
-            sectors: self.folded_sectors(disk.disk, stands),
+            sectors: 0,
             later: Changes::default(),
             index_count: walked.len(),
         };
         self.read_sections(disk, &walked, |object, index, section, is_folded| {
-            if is_folded && stands.covers(object) {
+            if is_folded && object.ordinal < through {
                 standing.map.fold(section, object.ordinal, index);
-                covered.fold(section, |_| true);
                 standing.sectors = size_after(section).unwrap_or(standing.sectors);
             } else {
                 standing.later.fold(section, |_| true);
             }
         })
         .await?;
-        let later = self.later(disk.disk, stands);
-        let mut sweep = Sweep::new(Seq(u64::MAX));
-        self.each_given(disk.disk, |given| match later.has(given.version) {
-            true => standing.later.add(given.sectors),
-            false => sweep.push(given),
-        })
-        .await?;
-        sweep.finish();
-        standing.layered = uncovered(sweep.take(disk.size.0 / SECTOR_LEN), &covered);
         Ok(standing)
-    }
-
-    /// Which versions in map layers a replica may lack that stands there.
-    fn later(&self, disk: DiskId, stands: Stands) -> Later {
-        let Stands::Folded(through) = stands else {
-            return Later(None);
-        };
-        let folded = self.loaded.folded_disk(disk);
-        let mut copies = (1..).zip(folded.into_iter().flat_map(|disk| &disk.copies));
-        // A copy that begins below may have come before the replica's mark or behind it.
-        let unsure = copies.find(|(_, first)| **first <= through);
-        Later(Some((through, unsure.map_or(u32::MAX, |(copy, _)| copy))))
-    }
-
-    /// How long the disk was there, as far as map layers say. Unit: sectors.
-    fn folded_sectors(&self, disk: DiskId, stands: Stands) -> u64 {
-        let folded = self.loaded.folded_disk(disk);
-        let sectors = folded.map_or(0, |folded| folded.sectors);
-        match (stands, folded) {
-            (Stands::Folded(through), Some(folded)) => {
-                let sizes = folded.sizes.iter().rev();
-                let mut sizes = sizes.filter(|(from, _)| *from <= through);
-                sizes.next().map_or(sectors, |(_, sectors)| *sectors)
-            }
-            _ => sectors,
-        }
-    }
-
-    /// Everything that map layers say of the disk, by sector.
-    async fn each_given(&self, disk: DiskId, each: impl FnMut(Given)) -> Result<(), RestoreError> {
-        let (id, manifest) = (self.header.vault, self.loaded.manifest());
-        let whole = (disk, Seq(u64::MAX));
-        Ok(each_given(self.vault, id, manifest, whole, each).await?)
     }
 
     /// What map layers give of the disk as of `seq`.
@@ -237,20 +166,6 @@ impl Restoring<'_> {
             });
         }
         Ok(())
-    }
-}
-
-impl Stands {
-    /// Whether a replica there has everything of an object.
-    fn covers(self, object: &WalkedObject) -> bool {
-        matches!(self, Self::Behind(count) if object.ordinal < count)
-    }
-}
-
-impl Later {
-    fn has(&self, version: Version) -> bool {
-        let is_later = |(through, copy)| through < version.seq || copy <= version.copy;
-        self.0.is_some_and(is_later)
     }
 }
 

@@ -25,7 +25,7 @@ use super::compare::{Comparing, Found, Source};
 use super::fetch::Sink;
 use super::plan::DiskPlan;
 use super::{ImageFormat, Progress, RestoreConfig, RestoreError, Restoring, WantedDisk, locate};
-use crate::machine::Subject;
+use crate::machine::{Reads, Subject};
 use crate::plain;
 
 /// Where a replica lies.
@@ -166,8 +166,9 @@ impl Verifying<'_> {
         expect_its(mark, header.vault, self.disk, shown)?;
         let subject = Subject::Disk(self.disk);
         let (header, loaded, _) =
-            locate::<RestoreError>(self.vault, subject, Some(mark.machine)).await?;
-        let stands = expect_mark(mark, &loaded, shown)?;
+            locate::<RestoreError>(self.vault, subject, Some(mark.machine), Reads::Journals)
+                .await?;
+        let through = expect_mark(mark, &loaded, shown)?;
         let applied = mark.applied.expect("it was expected");
         let size = ByteLen(mark.sectors * SECTOR_LEN);
         let name = loaded.history().disks().get(&self.disk);
@@ -187,7 +188,7 @@ impl Verifying<'_> {
             format: ImageFormat::Vhd,
             progress: self.progress,
         };
-        let mut standing = restoring.standing(&disk, stands).await?;
+        let mut standing = restoring.standing(&disk, through).await?;
         if standing.sectors != mark.sectors {
             return Err(BlobError::OtherSize {
                 replica: shown.to_owned(),
@@ -199,7 +200,7 @@ impl Verifying<'_> {
         let sectors = vhd::padded_size(size).0 / SECTOR_LEN;
         standing.later.cut_off(sectors);
         let newer = ByteLen(standing.later.sectors() * SECTOR_LEN);
-        let plan = DiskPlan::of(&standing.map, standing.layered, size, standing.index_count);
+        let plan = DiskPlan::of(&standing.map, Vec::new(), size, standing.index_count);
         let given = plan.given();
         let comparing = Arc::new(Comparing {
             source,

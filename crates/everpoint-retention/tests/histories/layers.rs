@@ -6,12 +6,12 @@ use everpoint_format::name;
 use everpoint_format::record::Consistency;
 use everpoint_retention::{
     At, CompactConfig, ErrorKind, Severity, Subject, check, compact, diff_points, list_points,
-    load_machine,
+    load_machine, load_machines,
 };
-use everpoint_units::{MachineId, ObjectNo, Seq, WallTime};
+use everpoint_units::{MachineId, ManifestNo, ObjectNo, Seq, WallTime};
 use everpoint_vault::history::{list_manifests, newest_manifest, read_header};
 
-use crate::images::{disk_at, scratch};
+use crate::images::{disk_at, request, run, scratch};
 use crate::world::{ID, MACHINE, World, file_vault, journal, memory_vault};
 
 /// Two journals of three objects, and one of one that goes on.
@@ -161,6 +161,28 @@ async fn of_several_that_fold_at_once_each_manifest_is_made_by_one() {
 }
 
 #[tokio::test]
+async fn where_a_manifest_is_damaged_that_is_told_and_journals_are_read() {
+    let directory = scratch();
+    let root = directory.path().join("vault");
+    let world = lived(World::new(file_vault(&root).await).await).await;
+    world.compact(usize::MAX).await;
+    let manifest = name::manifest(MACHINE, ManifestNo(1));
+    spoil(&root, &manifest, |len| len / 2);
+    let loaded = load_machine(&world.vault, ID, MACHINE).await;
+    let loaded = loaded.expect("journals have it");
+    let told = loaded.damage().iter().map(|note| note.object.as_deref());
+    assert_eq!(told.collect::<Vec<_>>(), [Some(manifest.as_str())]);
+    assert_eq!(loaded.latest(None), Ok(Seq(world.seq)));
+    let all = load_machines(&world.vault, ID).await.expect("an answer");
+    assert_eq!(all[&MACHINE].latest(None), Ok(Seq(world.seq)));
+    assert_eq!(all[&MACHINE].damage(), loaded.damage());
+    let header = read_header(&world.vault).await.expect("a vault");
+    let config = CompactConfig::default();
+    let error = compact(&world.vault, &header, MACHINE, WallTime(1), &config).await;
+    assert_eq!(error.expect_err("on what?").kind(), ErrorKind::Integrity);
+}
+
+#[tokio::test]
 async fn nothing_is_folded_at_or_behind_damage() {
     let directory = scratch();
     let root = directory.path().join("vault");
@@ -192,7 +214,7 @@ async fn nothing_is_folded_at_or_behind_damage() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_damaged_or_gone_is_named_and_nothing_is_served_from_it() {
+async fn where_a_layer_is_damaged_or_gone_that_is_told_and_journals_are_read() {
     for gone in [false, true] {
         let directory = scratch();
         let root = directory.path().join("vault");
@@ -205,11 +227,14 @@ async fn a_layer_that_is_damaged_or_gone_is_named_and_nothing_is_served_from_it(
             true => std::fs::remove_file(root.join(&layer)).expect("it is there"),
             false => spoil(&root, &layer, |_| 40),
         }
-        let disk = &world.disks[0];
-        let error = disk_at(&world.vault, disk.id, world.seq).await;
-        let error = error.expect_err("its page is needed");
-        assert_eq!(error.kind(), ErrorKind::Integrity);
-        assert!(error.to_string().contains(&layer), "{error}");
+        let (disk, out) = (&world.disks[0], scratch());
+        let image = out.path().join("image");
+        let wanted = request(Subject::Disk(disk.id), At::Seq(Seq(world.seq)), &image);
+        let restored = run(&world.vault, &wanted).await.expect("journals have it");
+        let told = restored.damage.iter().map(|note| note.object.as_deref());
+        assert_eq!(told.collect::<Vec<_>>(), [Some(layer.as_str())]);
+        let bytes = std::fs::read(&image).expect("an image");
+        assert!(bytes == disk.bytes_at(world.seq));
         let report = check(&world.vault, false, &|_| ()).await.expect("a vault");
         let found = report.findings.iter();
         let mut found = found.filter(|finding| finding.severity == Severity::Damage);

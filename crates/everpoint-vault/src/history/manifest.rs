@@ -225,6 +225,11 @@ fn expect(
         "name"
     } else if checksum != link.checksum {
         "checksum"
+    } else if header.kind != link.kind
+        || header.sectors != link.sectors
+        || (header.after, header.through) != (link.after, link.through)
+    {
+        "range"
     } else {
         return Ok(());
     };

@@ -21,7 +21,7 @@ use everpoint_vault::history::read_header;
 use super::error::is_unknown;
 use super::{BlobError, BlobRestored, DiskAt, Prepared, discard, failed, first_asks, found, shown};
 use crate::machine::LoadedMachine;
-use crate::restore::plan::{CopyPlan, Stands};
+use crate::restore::plan::CopyPlan;
 use crate::restore::{Progress, RestoreConfig, RestoreError};
 
 /// Length of the last page. Unit: bytes.
@@ -159,8 +159,8 @@ async fn prepare<'a>(
     };
     expect_its(mark, header.vault, what.disk, shown)?;
     let prepared = Prepared::new(vault, &what, config, progress).await?;
-    let stands = expect_mark(mark, &prepared.restoring.loaded, shown)?;
-    let plan = prepared.restoring.plan_over_copy(&prepared.disk, stands);
+    let through = expect_mark(mark, &prepared.restoring.loaded, shown)?;
+    let plan = prepared.restoring.plan_over_copy(&prepared.disk, through);
     let plan = plan.await?;
     Ok((prepared, plan))
 }
@@ -201,7 +201,7 @@ pub(in crate::restore) fn expect_mark(
     mark: &Mark,
     loaded: &LoadedMachine,
     shown: &str,
-) -> Result<Stands, BlobError> {
+) -> Result<u32, BlobError> {
     let replica = shown.to_owned();
     let Some(applied) = &mark.applied else {
         return Err(BlobError::NotFilled { replica });
@@ -210,17 +210,12 @@ pub(in crate::restore) fn expect_mark(
         return Err(BlobError::Unsure { replica });
     }
     let (journal, number) = (applied.journal, applied.number);
-    if let Some(count) = loaded.count_through(journal, number) {
-        Ok(Stands::Behind(count))
-    } else if loaded.has_folded(journal, number) {
-        Ok(Stands::Folded(applied.through))
-    } else {
-        Err(BlobError::NotInPath {
-            replica,
-            journal,
-            number,
-        })
-    }
+    let through = loaded.count_through(journal, number);
+    through.ok_or(BlobError::NotInPath {
+        replica,
+        journal,
+        number,
+    })
 }
 
 /// The mark in the last page of a target of this length.
