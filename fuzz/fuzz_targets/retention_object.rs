@@ -20,7 +20,11 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(page) = Page::decode(data, OBJECTS) {
         assert_eq!(page.encoded_len(), data.len());
         let frames = page.frames.iter();
-        assert!(frames.clone().all(|frame| (frame.object as usize) < OBJECTS));
+        assert!(
+            frames
+                .clone()
+                .all(|frame| (frame.object as usize) < OBJECTS)
+        );
     }
     if let Ok(marks) = Marks::decode(data) {
         assert_eq!(marks.encoded_len(), data.len());
