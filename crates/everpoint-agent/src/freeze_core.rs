@@ -11,6 +11,8 @@
 //! passes. The guard is armed before anything is frozen. It thaws when the freezer is gone, or when the deadline
 //! passes and the freezer, which may stand still, has not said that all is thawed.
 //!
+//! Each filesystem is thawed for itself: one whose freeze hangs lets its thaw hang too, and the others do not wait for it.
+//!
 //! The freezer says *held* only if each of its thaws found its filesystem frozen, and the last ended before the deadline.
 //! The guard's deadline is never before the freezer's, so that nobody thawed in between: what was marked
 //! between *frozen* and *held* lies in the freeze.
@@ -33,8 +35,8 @@ const SYNC_SHORT_PART: u32 = 10;
 /// What the freeze itself writes takes about as long as the last round took, and nobody can thaw meanwhile: more
 /// than this part of the longest hold is not risked.
 const SYNC_LONG_PART: u32 = 2;
-/// How often the guard tries again to thaw what is not frozen yet: the freezer may be in the middle of it.
-const TRY_AGAIN: Duration = Duration::from_millis(5);
+/// How soon a thaw that did not succeed is tried again; the guard also tries what is not frozen yet.
+pub(crate) const TRY_AGAIN: Duration = Duration::from_millis(5);
 
 /// The freezer's decisions.
 #[derive(Debug)]
@@ -45,13 +47,21 @@ pub struct FreezerCore {
     actions: VecDeque<Action>,
 }
 
-/// The guard's decisions.
-#[derive(Debug)]
+/// The guard's decisions for one filesystem, from armed until thawed.
+#[derive(Clone, Copy, Debug)]
 pub struct GuardCore {
-    /// While armed: when to look next at what is to be thawed.
-    armed: Option<Moment>,
-    /// By filesystem, while armed.
-    thawed: Vec<bool>,
+    /// When to thaw next. None: it was thawed.
+    look: Option<Moment>,
+    freezer_is_gone: bool,
+}
+
+/// How a thaw ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ThawEnd {
+    WasFrozen,
+    WasNot,
+    /// Nobody knows. It may still be frozen.
+    Failed,
 }
 
 /// What the freezer hears.
@@ -67,7 +77,7 @@ pub enum Event {
     Froze(Result<(), i32>),
     /// The agent wants all filesystems thawed.
     Thaw,
-    /// A thaw ended; whether it found the filesystem frozen.
+    /// None of those that were to be thawed is frozen; whether all were until then.
     Thawed { was_frozen: bool },
     /// The agent has ended.
     AgentGone,
@@ -88,7 +98,7 @@ pub enum Action {
     },
     /// Answered by [`Event::Froze`].
     Freeze(usize),
-    /// Answered by [`Event::Thawed`].
+    /// The first so many, each for itself. Answered by [`Event::Thawed`].
     Thaw(usize),
     Disarm,
     Say(Answer),
@@ -115,11 +125,8 @@ enum State {
     Frozen {
         hold: Hold,
     },
-    /// The last of those that are frozen is thawed first.
     Thawing {
         hold: Hold,
-        left: usize,
-        was_frozen: bool,
         why: Why,
     },
     Over,
@@ -141,7 +148,7 @@ enum Why {
     GuardGone,
 }
 
-/// The order in which filesystems are frozen; the reverse thaws them. The deepest goes first: what it writes while it
+/// The order in which filesystems are frozen. The deepest goes first: what it writes while it
 /// is frozen may end in a file of one above it.
 pub fn freeze_order(mut filesystems: Vec<PathBuf>) -> Vec<PathBuf> {
     filesystems.sort_by_key(|path| Reverse(path.components().count()));
@@ -217,21 +224,8 @@ impl FreezerCore {
             (State::Frozen { hold }, Event::GuardGone) => {
                 self.thaw(hold, self.count, Why::GuardGone);
             }
-            (
-                State::Thawing {
-                    hold,
-                    left,
-                    was_frozen: before,
-                    why,
-                },
-                Event::Thawed { was_frozen },
-            ) => {
-                let was_frozen = before && was_frozen;
-                if left == 1 {
-                    self.thawed(hold, was_frozen, why, now);
-                } else {
-                    self.thaw_next(hold, left - 1, was_frozen, why);
-                }
+            (State::Thawing { hold, why }, Event::Thawed { was_frozen }) => {
+                self.thawed(hold, was_frozen, why, now);
             }
             (_, Event::AgentGone) => self.end(),
             (_, Event::GuardGone) => {
@@ -307,18 +301,9 @@ impl FreezerCore {
         if held == 0 {
             self.thawed(hold, true, why, hold.begun);
         } else {
-            self.thaw_next(hold, held, true, why);
+            self.state = State::Thawing { hold, why };
+            self.actions.push_back(Action::Thaw(held));
         }
-    }
-
-    fn thaw_next(&mut self, hold: Hold, left: usize, was_frozen: bool, why: Why) {
-        self.state = State::Thawing {
-            hold,
-            left,
-            was_frozen,
-            why,
-        };
-        self.actions.push_back(Action::Thaw(left - 1));
     }
 
     fn thawed(&mut self, hold: Hold, was_frozen: bool, why: Why, now: Moment) {
@@ -352,58 +337,41 @@ impl FreezerCore {
 }
 
 impl GuardCore {
-    /// One for `count` filesystems.
-    pub fn new(count: usize) -> Self {
+    /// From now on the filesystem may be frozen, for so long at most.
+    pub fn new(hold_max: Duration, now: Moment) -> Self {
         Self {
-            armed: None,
-            thawed: vec![false; count],
+            look: Some(now.after(hold_max)),
+            freezer_is_gone: false,
         }
     }
 
-    /// From now on filesystems may be frozen, for so long at most.
-    pub fn arm(&mut self, hold_max: Duration, now: Moment) {
-        self.armed = Some(now.after(hold_max));
-        self.thawed.fill(false);
+    /// When to thaw. None: never again.
+    pub const fn deadline(&self) -> Option<Moment> {
+        self.look
     }
 
-    /// All are thawed.
-    pub const fn disarm(&mut self) {
-        self.armed = None;
+    /// Whether to thaw now.
+    pub fn is_due(&self, now: Moment) -> bool {
+        self.look.is_some_and(|look| look <= now)
     }
 
-    /// When to ask for [`Self::due`] again.
-    pub fn deadline(&self) -> Option<Moment> {
-        let look = self.armed?;
-        (!self.thawed.iter().all(|thawed| *thawed)).then_some(look)
-    }
-
-    /// What is to be thawed now, in this order.
-    pub fn due(&mut self, now: Moment) -> Vec<usize> {
-        match &mut self.armed {
-            Some(look) if *look <= now => {
-                *look = now.after(TRY_AGAIN);
-                self.left()
-            }
-            _ => Vec::new(),
+    /// Nobody freezes any more, and nobody else thaws what was frozen.
+    pub const fn freezer_gone(&mut self, now: Moment) {
+        self.freezer_is_gone = true;
+        if self.look.is_some() {
+            self.look = Some(now);
         }
     }
 
-    /// What is to be thawed because the freezer is gone.
-    pub fn freezer_gone(&mut self) -> Vec<usize> {
-        match self.armed.take() {
-            Some(_) => self.left(),
-            None => Vec::new(),
-        }
-    }
-
-    /// A thaw found its filesystem frozen: once is enough, and the next may be somebody else's.
-    pub fn note_thawed(&mut self, index: usize) {
-        self.thawed[index] = true;
-    }
-
-    fn left(&self) -> Vec<usize> {
-        let left = (0..self.thawed.len()).rev();
-        left.filter(|index| !self.thawed[*index]).collect()
+    /// A thaw ended. To have found it frozen once is enough: the next freeze may be somebody else's.
+    pub fn note(&mut self, end: ThawEnd, now: Moment) {
+        let is_over = match end {
+            ThawEnd::WasFrozen => true,
+            // The freezer may be in the middle of it.
+            ThawEnd::WasNot => self.freezer_is_gone,
+            ThawEnd::Failed => false,
+        };
+        self.look = (!is_over).then(|| now.after(TRY_AGAIN));
     }
 }
 

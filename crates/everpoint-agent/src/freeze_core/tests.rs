@@ -63,12 +63,10 @@ fn a_long_sync_is_followed_by_another_and_a_freeze_that_would_take_as_long_is_no
 }
 
 #[test]
-fn several_are_thawed_in_the_reverse_order_and_held_is_said_last() {
+fn all_are_thawed_at_once_and_held_is_said_last() {
     let mut core = frozen(2);
     core.handle(Event::Thaw, at(10));
-    assert_eq!(actions(&mut core), [Action::Thaw(1)]);
-    core.handle(Event::Thawed { was_frozen: true }, at(11));
-    assert_eq!(actions(&mut core), [Action::Thaw(0)]);
+    assert_eq!(actions(&mut core), [Action::Thaw(2)]);
     core.handle(Event::Thawed { was_frozen: true }, at(12));
     let held = Answer::Held { micros: 12_000 };
     assert_eq!(actions(&mut core), [Action::Disarm, Action::Say(held)]);
@@ -94,7 +92,7 @@ fn whoever_goes_and_whatever_comes_late_all_is_thawed_at_once() {
     ] {
         let mut core = frozen(1);
         core.handle(event, at(when));
-        assert_eq!(actions(&mut core), [Action::Thaw(0)], "{event:?}");
+        assert_eq!(actions(&mut core), [Action::Thaw(1)], "{event:?}");
         core.handle(Event::Thawed { was_frozen: true }, at(when));
         assert_eq!(actions(&mut core).pop(), Some(last), "{event:?}");
     }
@@ -110,7 +108,7 @@ fn one_that_cannot_be_frozen_lets_the_others_go() {
     core.handle(Event::Froze(Ok(())), at(0));
     let _ = actions(&mut core);
     core.handle(Event::Froze(Err(16)), at(0));
-    assert_eq!(actions(&mut core), [Action::Thaw(0)]);
+    assert_eq!(actions(&mut core), [Action::Thaw(1)]);
     core.handle(Event::Thawed { was_frozen: true }, at(0));
     let trouble = Trouble::new(Step::Freeze, 1, 16);
     let said = Action::Say(Answer::Failed(trouble));
@@ -126,35 +124,35 @@ fn a_freeze_that_takes_too_long_is_let_go() {
     core.handle(Event::Armed(Ok(())), at(0));
     let _ = actions(&mut core);
     core.handle(Event::Froze(Ok(())), at(300));
-    assert_eq!(actions(&mut core), [Action::Thaw(0)]);
+    assert_eq!(actions(&mut core), [Action::Thaw(1)]);
 }
 
 #[test]
-fn the_guard_thaws_after_the_deadline_until_each_was_found_frozen_once() {
-    let mut guard = GuardCore::new(2);
-    assert_eq!(guard.deadline(), None);
-    guard.arm(HOLD, at(10));
-    assert_eq!(guard.due(at(309)), [0; 0]);
+fn the_guard_thaws_after_the_deadline_until_it_was_found_frozen_once() {
+    let mut guard = GuardCore::new(HOLD, at(10));
     assert_eq!(guard.deadline(), Some(at(310)));
-    assert_eq!(guard.due(at(310)), [1, 0]);
-    guard.note_thawed(1);
-    assert_eq!(guard.deadline(), Some(at(315)));
-    assert_eq!(guard.due(at(315)), [0]);
-    guard.note_thawed(0);
-    assert_eq!(guard.deadline(), None);
-    guard.disarm();
-    assert_eq!(guard.due(at(400)), [0; 0]);
+    assert!(!guard.is_due(at(309)) && guard.is_due(at(310)));
+    for (end, look) in [
+        (ThawEnd::WasNot, Some(at(315))),
+        (ThawEnd::Failed, Some(at(315))),
+        (ThawEnd::WasFrozen, None),
+    ] {
+        guard.note(end, at(310));
+        assert_eq!(guard.deadline(), look, "{end:?}");
+    }
+    guard.freezer_gone(at(400));
+    assert!(!guard.is_due(at(400)));
 }
 
 #[test]
-fn the_guard_thaws_what_a_freezer_left_and_nothing_that_it_had_thawed() {
-    let mut guard = GuardCore::new(1);
-    assert_eq!(guard.freezer_gone(), [0; 0]);
-    guard.arm(HOLD, at(0));
-    guard.disarm();
-    assert_eq!(guard.freezer_gone(), [0; 0]);
-    guard.arm(HOLD, at(0));
-    assert_eq!(guard.freezer_gone(), [0]);
+fn the_guard_thaws_what_a_freezer_left_at_once_until_it_is_known_to_be_thawed() {
+    let mut guard = GuardCore::new(HOLD, at(0));
+    guard.freezer_gone(at(1));
+    assert!(guard.is_due(at(1)));
+    guard.note(ThawEnd::Failed, at(1));
+    assert_eq!(guard.deadline(), Some(at(6)));
+    guard.note(ThawEnd::WasNot, at(6));
+    assert_eq!(guard.deadline(), None);
 }
 
 #[test]
@@ -233,9 +231,10 @@ proptest! {
                         is_frozen[index] = !refused;
                         Some(Event::Froze(if refused { Err(16) } else { Ok(()) }))
                     }
-                    Action::Thaw(index) => {
+                    Action::Thaw(held) => {
                         now += steps.next().unwrap_or(0) / 20;
-                        let was_frozen = std::mem::take(&mut is_frozen[index]);
+                        let was_frozen = is_frozen[..held].iter().all(|frozen| *frozen);
+                        is_frozen[..held].fill(false);
                         Some(Event::Thawed { was_frozen })
                     }
                     Action::Disarm => {

@@ -7,6 +7,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::setpriority_process;
@@ -15,9 +17,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::freeze_core::words::{Answer, Order, Step, Trouble};
-use crate::freeze_core::{Action, Event, FreezerCore, GuardCore};
+use crate::freeze_core::{Action, Event, FreezerCore};
 use crate::freezer::lines::{Gone, Lines, wait};
 use crate::freezer::mounts::Mounts;
+use crate::freezer::thawers::{Thaw, Thawers, Watch};
 
 /// This program, also after its file was replaced.
 pub(crate) const SELF: &str = "/proc/self/exe";
@@ -98,8 +101,13 @@ struct Freezer<'a> {
     clock: Clock,
     core: FreezerCore,
     guard: GuardLink,
-    /// Open from the wish to freeze until all is thawed.
-    mounts: Option<Mounts>,
+    /// From the wish to freeze until all is thawed.
+    opened: Option<Opened>,
+}
+
+struct Opened {
+    mounts: Arc<Mounts>,
+    thawers: Thawers,
 }
 
 fn freezer(filesystems: &[PathBuf], stdin: &File) {
@@ -115,7 +123,7 @@ fn freezer(filesystems: &[PathBuf], stdin: &File) {
         clock: Clock::start(),
         core: FreezerCore::new(filesystems.len()),
         guard,
-        mounts: None,
+        opened: None,
     };
     freezer.run(Lines::new(stdin));
 }
@@ -155,10 +163,10 @@ impl Freezer<'_> {
     /// Does as it is told; true if that was the end.
     fn take_order(&mut self, line: &str) -> bool {
         let event = match Order::parse(line) {
-            Some(Order::Freeze { hold_max }) if self.mounts.is_none() => {
-                match Mounts::open(self.filesystems) {
-                    Ok(mounts) => {
-                        self.mounts = Some(mounts);
+            Some(Order::Freeze { hold_max }) if self.opened.is_none() => {
+                match Opened::new(self.filesystems) {
+                    Ok(opened) => {
+                        self.opened = Some(opened);
                         Event::Freeze { hold_max }
                     }
                     Err(trouble) => {
@@ -181,7 +189,7 @@ impl Freezer<'_> {
             let event = match action {
                 Action::Sync(index) => {
                     let begun = self.clock.now();
-                    let synced = self.mounts().sync(index);
+                    let synced = self.opened().mounts.sync(index);
                     let took = self.clock.now().since(begun);
                     Event::Synced(synced.map(|()| took).map_err(|error| error.raw_os_error()))
                 }
@@ -190,16 +198,16 @@ impl Freezer<'_> {
                     Err(Gone) => Event::GuardGone,
                 },
                 Action::Freeze(index) => {
-                    let froze = self.mounts().freeze(index);
+                    let froze = self.opened().mounts.freeze(index);
                     Event::Froze(froze.map_err(|error| error.raw_os_error()))
                 }
-                Action::Thaw(index) => Event::Thawed {
-                    was_frozen: self.mounts().thaw(index).is_ok(),
+                Action::Thaw(held) => Event::Thawed {
+                    was_frozen: self.opened().thawers.thaw(held),
                 },
                 Action::Disarm => {
                     // A guard that is gone is noticed at the next look.
                     let _ = say(&mut self.guard.to, Order::Disarm);
-                    self.mounts = None;
+                    self.opened = None;
                     continue;
                 }
                 Action::Say(answer) => {
@@ -213,21 +221,28 @@ impl Freezer<'_> {
         false
     }
 
-    fn mounts(&self) -> &Mounts {
-        let mounts = self.mounts.as_ref();
-        mounts.expect("opened before the core was told to freeze")
+    fn opened(&self) -> &Opened {
+        let opened = self.opened.as_ref();
+        opened.expect("opened before the core was told to freeze")
+    }
+}
+
+impl Opened {
+    fn new(filesystems: &[PathBuf]) -> Result<Self, Trouble> {
+        let mounts = Arc::new(Mounts::open(filesystems)?);
+        let thawers = Thawers::start(&thaw(&mounts), filesystems.len());
+        let thawers = thawers.map_err(|error| no_guard(&error))?;
+        Ok(Self { mounts, thawers })
     }
 }
 
 impl GuardLink {
     fn begin(filesystems: &[PathBuf]) -> Result<Self, Trouble> {
-        let failed =
-            |error: &io::Error| Trouble::new(Step::Guard, 0, error.raw_os_error().unwrap_or(0));
         let mut child = command(filesystems, true)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| no_guard(&error))?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (to, from) = pipes.expect("both were asked for");
         let mut guard = Self {
@@ -238,11 +253,11 @@ impl GuardLink {
         match guard.answer() {
             Ok(Answer::Ready) => Ok(guard),
             Ok(Answer::Failed(trouble)) => Err(trouble),
-            Ok(_) | Err(Gone) => Err(failed(&io::ErrorKind::BrokenPipe.into())),
+            Ok(_) | Err(Gone) => Err(no_guard(&io::ErrorKind::BrokenPipe.into())),
         }
     }
 
-    fn arm(&mut self, hold_max: std::time::Duration) -> Result<Result<(), Trouble>, Gone> {
+    fn arm(&mut self, hold_max: Duration) -> Result<Result<(), Trouble>, Gone> {
         say(&mut self.to, Order::Arm { hold_max }).map_err(|_| Gone)?;
         match self.answer()? {
             Answer::Armed => Ok(Ok(())),
@@ -276,53 +291,48 @@ pub(crate) fn command(filesystems: &[PathBuf], is_guard: bool) -> Command {
     command
 }
 
+/// Reads orders; the threads of a [`Watch`] keep the time.
 fn guard(filesystems: &[PathBuf], stdin: &File) {
     let clock = Clock::start();
-    let mut core = GuardCore::new(filesystems.len());
     let mut freezer = Lines::new(stdin);
-    let mut mounts: Option<Mounts> = None;
+    let mut watch: Option<Watch> = None;
     if say(&mut io::stdout(), Answer::Ready).is_err() {
         return;
     }
-    loop {
-        let [told] = wait([freezer.pipe()], core.deadline(), clock);
-        if told {
-            let Ok(lines) = freezer.read() else {
-                let left = core.freezer_gone();
-                thaw(&mut core, mounts.as_ref(), left);
-                return;
-            };
-            for line in lines {
-                match Order::parse(&line) {
-                    Some(Order::Arm { hold_max }) => {
-                        let opened = Mounts::open(filesystems);
-                        let answer = match opened {
-                            Ok(opened) => {
-                                mounts = Some(opened);
-                                core.arm(hold_max, clock.now());
-                                Answer::Armed
-                            }
-                            Err(trouble) => Answer::Failed(trouble),
-                        };
-                        // A freezer that does not hear it is gone, which the next read says.
-                        let _ = say(&mut io::stdout(), answer);
+    while let Ok(lines) = freezer.read() {
+        for line in lines {
+            if let Some(before) = watch.take() {
+                before.disarm();
+            }
+            if let Some(Order::Arm { hold_max }) = Order::parse(&line) {
+                let answer = match arm(filesystems, hold_max, clock) {
+                    Ok(armed) => {
+                        watch = Some(armed);
+                        Answer::Armed
                     }
-                    _ => {
-                        core.disarm();
-                        mounts = None;
-                    }
-                }
+                    Err(trouble) => Answer::Failed(trouble),
+                };
+                // A freezer that does not hear it is gone, which the next read says.
+                let _ = say(&mut io::stdout(), answer);
             }
         }
-        let due = core.due(clock.now());
-        thaw(&mut core, mounts.as_ref(), due);
+    }
+    if let Some(watch) = watch {
+        watch.freezer_gone();
     }
 }
 
-fn thaw(core: &mut GuardCore, mounts: Option<&Mounts>, due: Vec<usize>) {
-    for index in due {
-        if mounts.is_some_and(|mounts| mounts.thaw(index).is_ok()) {
-            core.note_thawed(index);
-        }
-    }
+fn arm(filesystems: &[PathBuf], hold_max: Duration, clock: Clock) -> Result<Watch, Trouble> {
+    let mounts = Arc::new(Mounts::open(filesystems)?);
+    let watch = Watch::start(&thaw(&mounts), filesystems.len(), hold_max, clock);
+    watch.map_err(|error| no_guard(&error))
+}
+
+fn thaw(mounts: &Arc<Mounts>) -> Thaw {
+    let mounts = Arc::clone(mounts);
+    Arc::new(move |index| mounts.thaw(index))
+}
+
+fn no_guard(error: &io::Error) -> Trouble {
+    Trouble::new(Step::Guard, 0, error.raw_os_error().unwrap_or(0))
 }
