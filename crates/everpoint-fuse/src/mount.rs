@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use everpoint_units::SECTOR_LEN;
 use fuser::{BackgroundSession, Config, MountOption, Session};
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::sync::watch;
 
@@ -63,7 +64,7 @@ pub enum FuseMountError {
     /// Users mount by the program `fusermount3` only.
     #[error("fusermount3 is not there, and only root mounts without it")]
     NoHelper,
-    /// The kernel refused, or `fusermount3` did.
+    /// The kernel refused, or `fusermount3` did, or somebody has unmounted it at once.
     #[error("cannot mount on {}", path.display())]
     Mount { path: PathBuf, source: io::Error },
 }
@@ -107,6 +108,11 @@ pub fn mount<F: FixedFile>(
     }
     check_directory(directory)?;
     check_device(Path::new(DEVICE))?;
+    let before = FilesystemId::of(directory);
+    let before = before.map_err(|source| FuseMountError::Directory {
+        path: directory.to_path_buf(),
+        source,
+    })?;
     let is_root = rustix::process::geteuid().is_root();
     check_helper(is_root, helper_folders().into_iter())?;
 
@@ -121,8 +127,14 @@ pub fn mount<F: FixedFile>(
     };
     let session = Session::new(handler, directory, &options).map_err(failed)?;
     let session = session.spawn().map_err(failed)?;
+    let shown = FilesystemId::of(directory).map_err(failed)?;
+    if shown == before {
+        // Somebody has unmounted it already.
+        leave(Some(session));
+        return Err(failed(Errno::NOTCONN.into()));
+    }
     Ok(FuseMount {
-        id: FilesystemId::of(directory).map_err(failed)?,
+        id: shown,
         directory: directory.to_path_buf(),
         name,
         session: Some(session),
@@ -167,9 +179,9 @@ impl FuseMount {
     pub async fn end(mut self) -> Result<(), UnmountError> {
         let session = self.session.take();
         if self.is_there() {
-            let directory = self.directory.clone();
+            let (directory, id) = (self.directory.clone(), self.id);
             // It asks the kernel, which may ask this process.
-            let unmounted = tokio::task::spawn_blocking(move || take_away(&directory, session));
+            let unmounted = tokio::task::spawn_blocking(move || take_away(&directory, id, session));
             let unmounted = unmounted.await.expect("it does not panic");
             unmounted.map_err(|source| UnmountError::Refused {
                 path: self.directory.clone(),
@@ -179,8 +191,7 @@ impl FuseMount {
             return Ok(());
         }
         leave(session);
-        let is_over = *self.over.borrow();
-        if !is_over {
+        if !self.is_over() {
             return Err(UnmountError::Covered {
                 path: self.directory.clone(),
             });
@@ -189,9 +200,14 @@ impl FuseMount {
         Ok(())
     }
 
+    /// Whether it was unmounted, by whomever. What the directory shows then is not this, whatever its number.
+    fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+
     /// Whether this is what the directory shows.
     fn is_there(&self) -> bool {
-        FilesystemId::of(&self.directory).is_ok_and(|id| id == self.id)
+        !self.is_over() && shows(&self.directory, self.id)
     }
 }
 
@@ -200,7 +216,7 @@ impl Drop for FuseMount {
         let session = self.session.take();
         if session.is_some() && self.is_there() {
             // What it says of a failure it says itself: there is nobody to answer to.
-            let _ = take_away(&self.directory, session);
+            let _ = take_away(&self.directory, self.id, session);
         } else {
             leave(session);
         }
@@ -208,20 +224,33 @@ impl Drop for FuseMount {
 }
 
 /// Unmounts it: root at once, also where somebody has it open, others by `fusermount3`.
-fn take_away(directory: &Path, session: Option<BackgroundSession>) -> io::Result<()> {
+fn take_away(
+    directory: &Path,
+    id: FilesystemId,
+    session: Option<BackgroundSession>,
+) -> io::Result<()> {
     let unmounted = match unmount(directory, UnmountFlags::NOFOLLOW) {
-        Err(rustix::io::Errno::BUSY) => {
+        Err(Errno::BUSY) => {
             tracing::warn!(directory = %directory.display(), "still in use: it ends for whoever uses it");
             unmount(directory, UnmountFlags::DETACH)
         }
-        Err(rustix::io::Errno::PERM) => {
+        Err(Errno::PERM) => {
+            // It runs the program, and does not say what came of it.
             drop(session);
-            return Ok(());
+            return if shows(directory, id) {
+                Err(io::ErrorKind::PermissionDenied.into())
+            } else {
+                Ok(())
+            };
         }
         done => done,
     };
     leave(session);
     Ok(unmounted?)
+}
+
+fn shows(directory: &Path, id: FilesystemId) -> bool {
+    FilesystemId::of(directory).is_ok_and(|shown| shown == id)
 }
 
 /// Forgets a session whose mount is gone: it would unmount whatever the directory shows now.

@@ -55,3 +55,29 @@ fn a_name_that_leads_elsewhere_is_no_name() {
         assert!(!named(name).has_a_name(), "{name:?}");
     }
 }
+
+/// One that has the number of what lies under it, and was unmounted or not.
+fn mounted(directory: &Path, is_over: bool) -> FuseMount {
+    FuseMount {
+        directory: directory.to_path_buf(),
+        name: "disk.raw".into(),
+        id: FilesystemId::of(directory).unwrap(),
+        session: None,
+        serving: Arc::new(Serving::new(&FuseConfig::default())),
+        over: watch::channel(is_over).1,
+    }
+}
+
+#[tokio::test]
+async fn what_was_unmounted_is_not_unmounted_again_whatever_the_directory_shows() {
+    let directory = tempfile::tempdir().unwrap();
+    // The kernel would refuse: nothing is mounted there.
+    mounted(directory.path(), true).end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_still_there_after_an_unmount_was_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = mounted(directory.path(), false).end().await.unwrap_err();
+    assert!(matches!(refused, UnmountError::Refused { .. }), "{refused}");
+}
