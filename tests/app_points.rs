@@ -8,9 +8,11 @@ use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use everpoint_tests::rigs::child::Finished;
 use everpoint_tests::rigs::mount::{Fuse, LoopDevice, Mount};
 use everpoint_tests::rigs::site::{Agent, AgentSpec, Server, ServerSpec, Site};
@@ -30,6 +32,10 @@ const FAILURES_MAX: usize = 10;
 const DEADLINE_MS: u64 = 300;
 /// What a busy machine adds until a process that is woken runs.
 const SLACK: Duration = Duration::from_millis(200);
+/// What writing back adds where the disk is busy too.
+const DISK_SLACK: Duration = Duration::from_secs(1);
+/// Of the rounds, so many at least, one in this number, must have killed inside a freeze.
+const FROZEN_PART: usize = 3;
 /// A write that is held so long is held by a freeze, in all likelihood.
 const HELD_MIN: Duration = Duration::from_millis(2);
 
@@ -230,6 +236,15 @@ impl Freezer {
         Ok(self.from.next().context("the freezer ended")??)
     }
 
+    /// Freezes; false where the machine is too busy for it, which is said.
+    fn freeze(&mut self) -> Result<bool> {
+        self.say(&format!("freeze {}", DEADLINE_MS * 1_000))?;
+        let said = self.hear()?;
+        let is_busy = said == "late" || said.starts_with("failed busy ");
+        ensure!(said == "frozen" || is_busy, "{said}");
+        Ok(!is_busy)
+    }
+
     fn guard(&self) -> Result<u32> {
         let guards = children(self.child.id())?;
         guards.first().copied().context("a freezer has a guard")
@@ -247,7 +262,10 @@ impl Drop for Freezer {
 fn children(parent: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for task in fs::read_dir(format!("/proc/{parent}/task"))? {
-        let listed = fs::read_to_string(task?.path().join("children"))?;
+        // A thread may end meanwhile.
+        let Ok(listed) = fs::read_to_string(task?.path().join("children")) else {
+            continue;
+        };
         found.extend(
             listed
                 .split_whitespace()
@@ -262,24 +280,39 @@ fn signal(id: u32, signal: Signal) -> Result<()> {
     Ok(kill_process(id.context("an id")?, signal)?)
 }
 
-/// Waits until a write is held, and says since when, by the clock of this process.
-fn until_held(writer: &Writer) -> Result<Instant> {
-    let end = Instant::now() + STEP_TIME_MAX;
-    while Instant::now() < end {
-        let held = writer.held();
-        if HELD_MIN <= held {
-            return Ok(Instant::now());
+/// Whether a guard is armed: only then it has the filesystem open.
+fn is_armed(guard: u32, filesystem: &Path) -> Result<bool> {
+    for open in fs::read_dir(format!("/proc/{guard}/fd"))? {
+        // One may be closed meanwhile.
+        if fs::read_link(open?.path()).is_ok_and(|path| path == filesystem) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Waits until a write is held while this guard is armed; false when `is_over` before.
+fn until_frozen(
+    writer: &Writer,
+    guard: u32,
+    filesystem: &Path,
+    is_over: impl Fn() -> bool,
+) -> Result<bool> {
+    while !is_over() {
+        if HELD_MIN <= writer.held() && is_armed(guard, filesystem)? {
+            return Ok(true);
         }
         std::thread::yield_now();
     }
-    bail!("no write is held")
+    Ok(false)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_killed_inside_a_freeze_writes_go_on_by_the_deadline() -> Result<()> {
     let site = Site::new("freeze-kills").await?;
     let apart = Apart::make(&site).await?;
-    let writer = Writer::start(&apart.mount.directory().join("load"), FILE_LEN, 2)?;
+    let directory = fs::canonicalize(apart.mount.directory())?;
+    let writer = Writer::start(&directory.join("load"), FILE_LEN, 2)?;
     let mut longest = Vec::new();
     for victim in [
         Victim::Agent,
@@ -288,16 +321,26 @@ async fn whoever_is_killed_inside_a_freeze_writes_go_on_by_the_deadline() -> Res
         Victim::StoppedFreezer,
         Victim::Nobody,
     ] {
-        for _ in 0..rounds() {
-            let mut freezer = Freezer::start(apart.mount.directory())?;
-            freezer.say(&format!("freeze {}", DEADLINE_MS * 1_000))?;
-            ensure!(freezer.hear()? == "frozen");
-            writer.take_longest();
-            let held = until_held(&writer)?;
+        let (mut made, mut failures) = (0, 0);
+        while made < rounds() {
+            let mut freezer = Freezer::start(&directory)?;
+            let guard = freezer.guard()?;
+            let mut is_frozen = freezer.freeze()?;
+            if is_frozen {
+                writer.take_longest();
+                let end = Instant::now() + Duration::from_millis(DEADLINE_MS);
+                is_frozen = until_frozen(&writer, guard, &directory, || end <= Instant::now())?;
+            }
+            if !is_frozen {
+                failures += 1;
+                ensure!(failures <= FAILURES_MAX, "{victim:?}: too few freezes");
+                continue;
+            }
+            made += 1;
             match victim {
                 Victim::Agent => freezer.to = None,
                 Victim::Freezer => freezer.child.kill()?,
-                Victim::Guard => signal(freezer.guard()?, Signal::KILL)?,
+                Victim::Guard => signal(guard, Signal::KILL)?,
                 Victim::StoppedFreezer => signal(freezer.child.id(), Signal::STOP)?,
                 Victim::Nobody => {}
             }
@@ -305,7 +348,7 @@ async fn whoever_is_killed_inside_a_freeze_writes_go_on_by_the_deadline() -> Res
                 Ok((writer.held() < HELD_MIN).then_some(()))
             })
             .await?;
-            longest.push((writer.take_longest(), victim, held.elapsed()));
+            longest.push((writer.take_longest(), victim));
             if victim == Victim::Nobody {
                 ensure!(
                     freezer.hear()? == "late",
@@ -315,14 +358,14 @@ async fn whoever_is_killed_inside_a_freeze_writes_go_on_by_the_deadline() -> Res
         }
     }
     ensure!(0 < writer.stop()?);
-    longest.sort_by_key(|(held, ..)| *held);
+    longest.sort_by_key(|(held, _)| *held);
     println!(
         "{} freezes; the longest: {:?}",
         longest.len(),
         longest.last()
     );
     let deadline = Duration::from_millis(DEADLINE_MS) + SLACK;
-    for (held, victim, _) in &longest {
+    for (held, victim) in &longest {
         ensure!(*held <= deadline, "{victim:?}: held for {held:?}");
         let by_deadline = matches!(victim, Victim::StoppedFreezer | Victim::Nobody);
         ensure!(
@@ -340,10 +383,10 @@ async fn agent_server_and_freezer_die_together_and_writes_go_on() -> Result<()> 
     let site = Site::new("app-kills").await?;
     let apart = Apart::make(&site).await?;
     let source = site.empty_image("source.raw", 16 << 20)?;
-    let directory = apart.mount.directory().to_path_buf();
+    let directory = fs::canonicalize(apart.mount.directory())?;
     let (mut server, mut agent) = protect(&site, source, app_points(&directory, "")).await?;
-    let writer = Writer::start(&directory.join("load"), FILE_LEN, 3)?;
-    let mut longest = Duration::ZERO;
+    let writer = Arc::new(Writer::start(&directory.join("load"), FILE_LEN, 3)?);
+    let (mut longest, mut frozen) = (Duration::ZERO, 0);
     for round in 0..rounds() {
         let freezer = children(agent.node.id()?)?;
         let freezer = *freezer.first().context("the agent has a freezer")?;
@@ -351,23 +394,30 @@ async fn agent_server_and_freezer_die_together_and_writes_go_on() -> Result<()> 
         let name = format!("round {round}");
         let (agent_id, server_id) = (agent.node.id()?, server.node.id()?);
         // With both that freeze gone it is the agent that thaws.
-        let victims: &[u32] = match round % 4 {
-            0 => &[freezer, agent_id, server_id],
-            1 => &[guard, agent_id],
-            2 => &[freezer, guard, server_id],
-            _ => &[agent_id, guard, server_id],
+        let victims = match round % 4 {
+            0 => vec![freezer, agent_id, server_id],
+            1 => vec![guard, agent_id],
+            2 => vec![freezer, guard, server_id],
+            _ => vec![agent_id, guard, server_id],
         };
-        let (made, killed) = tokio::join!(create(&site, &agent, &name), async {
-            tokio::task::block_in_place(|| -> Result<()> {
-                until_held(&writer)?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let killed = victims.clone();
+        let killing = tokio::task::spawn_blocking({
+            let (writer, directory) = (Arc::clone(&writer), directory.clone());
+            let is_over = Arc::clone(&is_over);
+            move || -> Result<bool> {
+                let is_over = || is_over.load(SeqCst);
+                let was_frozen = until_frozen(&writer, guard, &directory, is_over)?;
                 for victim in victims {
-                    signal(*victim, Signal::KILL)?;
+                    signal(victim, Signal::KILL)?;
                 }
-                Ok(())
-            })
+                Ok(was_frozen)
+            }
         });
-        killed?;
-        // What the command line heard is its matter: the point may have been made before.
+        let made = create(&site, &agent, &name).await;
+        is_over.store(true, SeqCst);
+        frozen += usize::from(killing.await??);
+        // What the command line heard is its matter: the point may have been made before, or not at all.
         made?;
         wait::until("writes that go on", STEP_TIME_MAX, async || {
             Ok((writer.held() < HELD_MIN).then_some(()))
@@ -375,7 +425,7 @@ async fn agent_server_and_freezer_die_together_and_writes_go_on() -> Result<()> 
         .await?;
         longest = longest.max(writer.take_longest());
         for (id, node) in [(server_id, &mut server.node), (agent_id, &mut agent.node)] {
-            if victims.contains(&id) {
+            if killed.contains(&id) {
                 node.wait(STEP_TIME_MAX).await?;
                 node.start().await?;
             }
@@ -390,9 +440,17 @@ async fn agent_server_and_freezer_die_together_and_writes_go_on() -> Result<()> 
         .await?;
         longest = longest.max(writer.take_longest());
     }
+    let writer = Arc::into_inner(writer).context("nobody else watches any more")?;
     ensure!(0 < writer.stop()?);
-    println!("{} rounds; the longest write took {longest:?}", rounds());
-    let deadline = Duration::from_millis(DEADLINE_MS) + SLACK;
+    println!(
+        "{} rounds, {frozen} of them killed inside a freeze; the longest write took {longest:?}",
+        rounds()
+    );
+    ensure!(
+        rounds() <= FROZEN_PART * frozen,
+        "only {frozen} freezes were met"
+    );
+    let deadline = Duration::from_millis(DEADLINE_MS) + DISK_SLACK;
     ensure!(longest <= deadline, "a write was held for {longest:?}");
     ensure!(agent.node.stop().await?.success());
     ensure!(server.node.stop().await?.success());

@@ -120,10 +120,11 @@ impl Seen {
             let since = u64::try_from(begun.duration_since(self.begun).as_nanos()).unwrap_or(0);
             self.under_way.store(since.max(1), SeqCst);
             file.write_all_at(&bytes, at)?;
-            self.under_way.store(0, SeqCst);
             let mut longest = self.longest.lock().expect("nobody panics over a number");
             *longest = longest.max(begun.elapsed());
             drop(longest);
+            // Last, so that whoever sees that nothing is held finds how long it was.
+            self.under_way.store(0, SeqCst);
             count += 1;
             // What was held is not made up for.
             next = (next + EACH).max(Instant::now());
