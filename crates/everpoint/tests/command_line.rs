@@ -284,7 +284,18 @@ fn a_server_without_a_role_or_its_section_is_told_what_to_write() {
     };
     refuses(&run("roles = []"), &["roles", "roles = [\"process\"]"]);
     refuses(&run("roles = [\"process\"]"), &["no section [process]"]);
-    refuses(&run("roles = [\"retention\"]"), &["retention", "process"]);
+    refuses(
+        &run("roles = [\"archive\"]"),
+        &["archive", "process", "retention"],
+    );
+    refuses(&run("roles = [\"retention\"]"), &["no section [retention]"]);
+    let section = "roles = [\"retention\"]\n[retention]\nvault = \"file:///v\"\n";
+    refuses(
+        &run(&format!("{section}interval_s = 0")),
+        &["retention.interval_s", "1 to 86400"],
+    );
+    let vault = section.replace("file:///v", "nowhere");
+    refuses(&run(&vault), &["retention.vault", "nowhere"]);
 }
 
 #[test]
