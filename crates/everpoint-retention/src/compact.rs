@@ -384,7 +384,7 @@ impl<'a> Compacting<'a> {
         };
         let requests = self.history.marks_of(disk);
         let made = tokio::task::spawn_blocking(move || draft.finish(header, requests)).await;
-        unless_panicked(made)
+        unless_panicked(made).await
     }
 }
 

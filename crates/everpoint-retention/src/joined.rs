@@ -2,10 +2,14 @@
 
 use tokio::task::JoinError;
 
-/// What a task returned. A panic goes on here; nothing cancels a task that is still waited for.
-pub(crate) fn unless_panicked<T>(outcome: Result<T, JoinError>) -> T {
-    outcome.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(error) => panic!("a task that is waited for was cancelled: {error}"),
-    })
+/// What a task returned. A panic goes on here. One that was cancelled was so because the runtime is shutting down, for
+/// nothing else cancels a task that is waited for: whoever waits is dropped, too.
+pub(crate) async fn unless_panicked<T>(outcome: Result<T, JoinError>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
 }

@@ -102,7 +102,7 @@ impl LayerStream {
                 Ok(given_of(&pages, &layer.directory.objects))
             };
             let task = AbortOnDropHandle::new(tokio::spawn(read));
-            async move { unless_panicked(task.await) }
+            async move { unless_panicked(task.await).await }
         });
         Ok(Self {
             chunks: reads.buffered(CHUNK_COUNT_MAX).boxed(),

@@ -137,5 +137,5 @@ async fn verify_batch(
         }
         verified
     });
-    Ok(unless_panicked(outcome.await))
+    Ok(unless_panicked(outcome.await).await)
 }

@@ -177,7 +177,7 @@ impl Overlay {
         work: impl FnOnce(&Written) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let written = Arc::clone(&self.0);
-        unless_panicked(tokio::task::spawn_blocking(move || work(&written)).await)
+        unless_panicked(tokio::task::spawn_blocking(move || work(&written)).await).await
     }
 }
 

@@ -25,7 +25,7 @@ use everpoint_vault::Vault;
 use everpoint_vault::frames::{open_frame, read_frame};
 use futures::StreamExt as _;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::frame_cache::FrameCache;
 use super::read_ahead::ReadAhead;
@@ -152,7 +152,7 @@ impl PointReader {
     pub async fn close(&self) {
         let mut fetches = std::mem::take(&mut self.0.lock().fetches);
         while let Some(fetched) = fetches.join_next().await {
-            unless_panicked(fetched);
+            unless_panicked(fetched).await;
         }
     }
 
@@ -237,7 +237,12 @@ impl Shared {
         turns: Option<Arc<Semaphore>>,
     ) -> Flight {
         while let Some(done) = state.fetches.try_join_next() {
-            unless_panicked(done);
+            // One that was cancelled was so by a runtime that shuts down.
+            if let Err(panic) = done.map_err(JoinError::try_into_panic)
+                && let Ok(panic) = panic
+            {
+                std::panic::resume_unwind(panic);
+            }
         }
         let (land, flight) = watch::channel(None);
         state.flights.insert(id, flight.clone());
@@ -274,7 +279,7 @@ impl Shared {
             shared.map.verify(id, &raw, &shared.key)?;
             Ok(raw)
         });
-        unless_panicked(opened.await)
+        unless_panicked(opened.await).await
     }
 
     fn keep(&self, id: FrameId, landed: &Landed) {

@@ -81,7 +81,7 @@ impl Source {
                             source,
                         })
                 });
-                unless_panicked(read.await)
+                unless_panicked(read.await).await
             }
         }
     }

@@ -222,7 +222,7 @@ impl<'a> Fetching<'a> {
         done: Result<Result<BatchDone, RestoreError>, JoinError>,
         progress: &impl Fn(ByteLen),
     ) -> Result<(), RestoreError> {
-        let done = unless_panicked(done)?;
+        let done = unless_panicked(done).await?;
         if let Sink::Upload(upload, failed) = &mut self.sink {
             for part in &done.parts {
                 let written = upload.write(part.at, &part.bytes).await;
@@ -318,7 +318,7 @@ impl BatchDone {
                 None => open_all(&batch, &bytes, &key).map_err(RestoreError::from),
             }
         });
-        let (poured, parts) = unless_panicked(opened.await)?;
+        let (poured, parts) = unless_panicked(opened.await).await?;
         self.poured.add(poured);
         match used {
             Use::Compare(comparing) => comparing.compare(&parts).await?,

@@ -162,7 +162,7 @@ impl Staging {
         let completed = tokio::task::spawn_blocking(move || {
             image.complete(footer.as_ref().map(|(at, footer)| (*at, &footer[..])))
         });
-        unless_panicked(completed.await)?;
+        unless_panicked(completed.await).await?;
         if is_device {
             return Ok(staged);
         }
@@ -179,7 +179,7 @@ impl Staging {
     /// Moves everything into place, durably.
     pub(super) async fn publish(self) -> Result<(), RestoreError> {
         let published = tokio::task::spawn_blocking(move || self.publish_now());
-        unless_panicked(published.await)
+        unless_panicked(published.await).await
     }
 
     fn publish_now(mut self) -> Result<(), RestoreError> {
@@ -248,7 +248,7 @@ async fn zero_all(image: &Arc<Image>, len: ByteLen) -> Result<(), RestoreError> 
         let step = (len.0 - at).min(ZERO_STEP);
         let image = Arc::clone(image);
         let zeroed = tokio::task::spawn_blocking(move || image.zero(ByteOffset(at), ByteLen(step)));
-        unless_panicked(zeroed.await)?;
+        unless_panicked(zeroed.await).await?;
         at += step;
     }
     Ok(())
