@@ -89,8 +89,10 @@ class Vault:
     def origin(self, machine):
         """The journal in which the machine's path begins."""
         folder = self.root / "machine" / text_of(machine)
+        # Manifests and layers say nothing that journals do not, as long as no journal has an end.
         for name in listed(folder):
-            require(name == "origin", f"machine {folder.name} has {name}s, which this reader cannot read yet", Unknown)
+            known = ("origin", "manifest", "layer", "pack")
+            require(name in known, f"machine {folder.name} has {name}s, which this reader does not know", Unknown)
         require((folder / "origin").is_file(), f"machine {folder.name} has no origin")
         data = (folder / "origin").read_bytes()
         unframed("origin", data, b"EPOR", 116)
