@@ -1,6 +1,6 @@
 //! From the sections of a disk to a map layer: every version of its extents, sorted by sector and cut into pages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use everpoint_format::Change;
 use everpoint_format::change::Frame;
@@ -274,11 +274,11 @@ struct Pages {
     builder: LayerBuilder,
     page: Page,
     /// The page's frames, by object and place.
-    frames: HashMap<(u32, u64, u32), u32>,
+    frames: BTreeMap<(u32, u64, u32), u32>,
     objects: Vec<LiveObject>,
-    object_indexes: HashMap<FrameHome, u32>,
+    object_indexes: BTreeMap<FrameHome, u32>,
     /// Frames of the whole layer, by object and place.
-    live: HashMap<(u32, u64, u32), ()>,
+    live: BTreeSet<(u32, u64, u32)>,
 }
 
 impl Pages {
@@ -309,7 +309,7 @@ impl Pages {
         });
         // Two indexes that disagree about a frame make two, and one of them fails.
         let key = (object, bytes.frame_at, bytes.frame.crc);
-        if self.live.insert(key, ()).is_none() {
+        if self.live.insert(key) {
             self.objects[object as usize].live += u64::from(bytes.frame.stored_len);
         }
         let frames = &mut self.page.frames;

@@ -1,3 +1,5 @@
+//! Layers as they are written and read back, and what is refused.
+
 use everpoint_units::{DiskId, Lba, MachineId};
 
 use super::marks::{BookmarkMark, RequestMark};

@@ -1,3 +1,5 @@
+//! Manifests as they are written and read back, and what is refused.
+
 use everpoint_units::{ChainValue, GenerationId};
 
 use super::policy::{LadderRecord, RungRecord};
