@@ -52,9 +52,6 @@ use page::Page;
 pub const FRONT_LEN: usize = 8;
 /// Length of the footer. Unit: bytes.
 pub const FOOTER_LEN: usize = 112;
-/// Most bytes of one layer. A writer begins another before. Unit: bytes.
-pub const LAYER_LEN_MAX: u64 = 256 << 20;
-
 const WHAT: &str = "map layer";
 const DIRECTORY: &str = "map layer directory";
 const FOOTER: &str = "map layer footer";
@@ -205,16 +202,6 @@ impl LayerBuilder {
     pub fn push_marks(&mut self, marks: &Marks) {
         let (at, frame) = self.push(marks.encode());
         self.marks.push(MarksPlace { at, frame });
-    }
-
-    /// Bytes so far. Unit: bytes.
-    pub const fn len(&self) -> u64 {
-        self.next_at
-    }
-
-    /// Whether there is neither page nor mark.
-    pub const fn is_empty(&self) -> bool {
-        self.pages.is_empty() && self.marks.is_empty()
     }
 
     fn push(&mut self, raw: Vec<u8>) -> (u64, Frame) {

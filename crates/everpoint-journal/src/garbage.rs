@@ -20,7 +20,7 @@
 
 use std::fmt;
 
-use everpoint_units::{JournalId, MachineId, ObjectNo};
+use everpoint_units::{JournalId, MachineId, ManifestNo, ObjectNo, RetentionId};
 
 /// What a machine's history was before its first manifest: nothing is folded.
 static NOTHING: Links = Links {
@@ -28,24 +28,6 @@ static NOTHING: Links = Links {
     layers: Vec::new(),
     packs: Vec::new(),
 };
-
-/// Number of a manifest of one machine. From 1; 0 in a hold that was made before there was any.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ManifestNo(pub u64);
-
-/// A layer of one machine: the number that its maker meant to create, and 128 random bits.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct LayerName {
-    pub number: ManifestNo,
-    pub random: [u8; 16],
-}
-
-/// A pack, named as layers are.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct PackName {
-    pub number: ManifestNo,
-    pub random: [u8; 16],
-}
 
 /// A hold's name.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -70,8 +52,8 @@ pub struct MachineInventory {
     /// The others that were listed.
     pub older: Vec<OlderManifest>,
     /// Layers and packs that there are, whoever links them.
-    pub layers: Vec<LayerName>,
-    pub packs: Vec<PackName>,
+    pub layers: Vec<RetentionId>,
+    pub packs: Vec<RetentionId>,
 }
 
 /// A manifest below the newest.
@@ -89,15 +71,15 @@ pub struct Links {
     pub passed: Vec<JournalId>,
     pub layers: Vec<LayerLinks>,
     /// Packs that it names itself.
-    pub packs: Vec<PackName>,
+    pub packs: Vec<RetentionId>,
 }
 
 /// Where the places of a layer are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LayerLinks {
-    pub layer: LayerName,
+    pub layer: RetentionId,
     pub objects: Vec<(JournalId, ObjectNo)>,
-    pub packs: Vec<PackName>,
+    pub packs: Vec<RetentionId>,
 }
 
 /// What there is of one journal.
@@ -143,8 +125,8 @@ pub enum Keeps {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Item {
     Manifest(MachineId, ManifestNo),
-    Layer(MachineId, LayerName),
-    Pack(MachineId, PackName),
+    Layer(MachineId, RetentionId),
+    Pack(MachineId, RetentionId),
     Object(JournalId, ObjectNo),
 }
 
@@ -167,7 +149,7 @@ pub enum Reason {
     Linked(MachineId),
     #[error("hold {0} keeps it")]
     Held(HoldId),
-    #[error("it is named above manifest {0}: somebody may be about to link it")]
+    #[error("it is named above {0}: somebody may be about to link it")]
     NamedAbove(ManifestNo),
 }
 
@@ -287,8 +269,8 @@ struct MachineKept<'a> {
     held: Vec<HeldManifest<'a>>,
     /// A hold of a manifest that is not known: nothing is known to be free of it.
     held_unread: Option<HoldId>,
-    layers: Vec<(LayerName, Reason)>,
-    packs: Vec<(PackName, Reason)>,
+    layers: Vec<(RetentionId, Reason)>,
+    packs: Vec<(RetentionId, Reason)>,
 }
 
 #[derive(Debug)]
@@ -456,12 +438,6 @@ fn sort<K: Ord>(kept: &mut Vec<(K, Reason)>) {
 fn first<K: Ord>(kept: &[(K, Reason)], key: &K) -> Option<Reason> {
     let index = kept.binary_search_by(|(had, _)| had.cmp(key)).ok()?;
     Some(kept[index].1)
-}
-
-impl fmt::Display for ManifestNo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 impl fmt::Display for HoldId {

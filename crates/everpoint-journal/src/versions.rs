@@ -192,12 +192,6 @@ impl LayerDraft {
         self.highest = self.highest.max(seq);
     }
 
-    /// Adds a content that another layer has.
-    pub fn push(&mut self, given: Given) {
-        self.reach(given.version.seq);
-        self.given.push(given);
-    }
-
     /// How many contents and times it has: each takes at most about 150 bytes of memory.
     pub fn len(&self) -> usize {
         self.given.len() + self.times.len()

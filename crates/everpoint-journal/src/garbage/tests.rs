@@ -31,30 +31,30 @@ fn hold(index: u8) -> HoldId {
     HoldId([index; 16])
 }
 
-fn layer(number: u64, index: u8) -> LayerName {
-    LayerName {
+fn layer(number: u64, index: u8) -> RetentionId {
+    RetentionId {
         number: ManifestNo(number),
         random: [index; 16],
     }
 }
 
-fn pack(number: u64, index: u8) -> PackName {
-    PackName {
+fn pack(number: u64, index: u8) -> RetentionId {
+    RetentionId {
         number: ManifestNo(number),
         random: [index; 16],
     }
 }
 
 /// Layers of numbers up to one above `NUMBERS`: somebody is at work.
-fn layer_names() -> Vec<LayerName> {
+fn layer_names() -> Vec<RetentionId> {
     let numbers = (1..=NUMBERS + 1).flat_map(|number| (0..NAMES).map(move |at| (number, at)));
     numbers.map(|(number, at)| layer(number, at)).collect()
 }
 
-fn pack_names() -> Vec<PackName> {
+fn pack_names() -> Vec<RetentionId> {
     let names = layer_names().into_iter();
     names
-        .map(|name| PackName {
+        .map(|name| RetentionId {
             number: name.number,
             random: name.random,
         })
@@ -241,7 +241,8 @@ fn is_true(inventory: &Inventory, item: Item, reason: Reason) -> bool {
             Item::Manifest(id, number) => {
                 of(id).is_some_and(|of| of.newest == newest && newest <= number)
             }
-            Item::Layer(id, LayerName { number, .. }) | Item::Pack(id, PackName { number, .. }) => {
+            Item::Layer(id, RetentionId { number, .. })
+            | Item::Pack(id, RetentionId { number, .. }) => {
                 of(id).is_some_and(|of| of.newest == newest && newest < number)
             }
             Item::Object(..) => false,
@@ -414,7 +415,7 @@ proptest! {
 
 /// One machine at manifest 3, past journal 0, with one layer that has a place in its second object.
 fn pruned() -> Inventory {
-    let links = |number, objects: &[u64], packs: &[PackName]| Links {
+    let links = |number, objects: &[u64], packs: &[RetentionId]| Links {
         passed: vec![journal(0)],
         layers: vec![LayerLinks {
             layer: layer(number, 0),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use everpoint_format::layer::marks::{BookmarkMark, Marks, RequestMark};
+use everpoint_format::layer::marks::{Marks, RequestMark};
 use everpoint_format::manifest::{BrokenAt, DiskState, Manifest};
 use everpoint_units::{DiskId, Seq};
 
@@ -51,8 +51,8 @@ impl MachineHistory {
         }
     }
 
-    /// What was folded since the history was taken up, of one disk: to be kept in the marks of a layer. `times` and
-    /// `bookmarks` are those of its blocks.
+    /// The requests of several changes that were folded since the history was taken up, of one disk: to be kept in the
+    /// marks of a layer.
     pub fn marks_of(&self, disk: DiskId) -> Vec<RequestMark> {
         let disk = self.disks.get(&disk);
         let requests = disk.into_iter().flat_map(|disk| {
@@ -72,18 +72,6 @@ impl MachineHistory {
     pub fn disk_states(&self) -> Vec<DiskState> {
         let states = self.disks.iter().map(|(id, disk)| disk.state(*id));
         states.collect()
-    }
-
-    /// Names of the instants above `after`, as marks keep them.
-    pub fn bookmark_marks(&self, after: Seq) -> Vec<BookmarkMark> {
-        let above = self.bookmarks.range(after.next()..);
-        let marks = above.map(|(seq, bookmark)| BookmarkMark {
-            seq: *seq,
-            at: bookmark.at,
-            class: bookmark.class,
-            name: bookmark.name.clone(),
-        });
-        marks.collect()
     }
 }
 
