@@ -147,3 +147,6 @@ impl Sweep {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

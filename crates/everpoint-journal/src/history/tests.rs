@@ -1,9 +1,12 @@
 //! Positions, windows, points and damage of small histories.
 
 use everpoint_format::change::ChangeBlock;
+use everpoint_format::manifest::{FoldedTo, KeptPoint, Manifest};
+use everpoint_format::object::ObjectChecksum;
+use everpoint_units::ManifestNo;
 
 use super::*;
-use crate::sample::{MACHINE, Stream, extent, journal, record, sections};
+use crate::sample::{MACHINE, Stream, VAULT, extent, journal, record, sections};
 
 fn history(blocks: &[&[ChangeBlock]]) -> MachineHistory {
     let mut history = MachineHistory::new(MACHINE);
@@ -109,6 +112,65 @@ fn a_machine_has_a_point_where_every_disk_that_is_begun_and_not_ended_has_one() 
     let ended = history(&[&[first_a, first_b], &[more_a, end_b]]);
     assert_eq!(ended.windows(None), [span(3, 9), span(12, 40)]);
     assert_eq!(ended.windows(Some(b.disk)), [span(12, 19)]);
+}
+
+#[test]
+fn below_what_a_policy_keeps_whole_only_the_points_that_a_manifest_lists_are_points() {
+    let mut stream = Stream::new(1);
+    let mut records = Stream::first_records(1);
+    records.extend((4..=40).map(data));
+    let whole = history(&[&[stream.block(40, records)]]);
+    let point = |seq, class, name: &str| KeptPoint {
+        seq: Seq(seq),
+        at: WallTime(seq),
+        class,
+        name: name.to_owned(),
+    };
+    let manifest = Manifest {
+        vault: VAULT,
+        machine: MACHINE,
+        number: ManifestNo(1),
+        previous: ObjectChecksum::default(),
+        created_at: WallTime(0),
+        position: FoldedTo {
+            journal: journal(1),
+            number: ObjectNo(1),
+            checksum: ObjectChecksum([1; 32]),
+        },
+        closed: false,
+        every_from: Seq(30),
+        highest_seq: whole.highest_seq(),
+        disks: whole.disk_states(),
+        layers: Vec::new(),
+        packs: Vec::new(),
+        // The first lies before any point that there ever was.
+        points: vec![
+            point(2, None, ""),
+            point(10, Some(Consistency::App), "nightly"),
+            point(29, None, ""),
+        ],
+        holds: Vec::new(),
+        policy: None,
+    };
+    let kept = MachineHistory::take_up(&manifest);
+    for disk in [None, Some(stream.disk)] {
+        assert_eq!(
+            kept.windows(disk),
+            [span(10, 10), span(29, 29), span(30, 40)]
+        );
+        assert_eq!(kept.check_point(disk, Seq(10)), Ok(()));
+        assert_eq!(
+            kept.check_point(disk, Seq(20)),
+            Err(NotAPoint::Outside {
+                seq: Seq(20),
+                before: Some(Seq(10)),
+                after: Some(Seq(29)),
+            })
+        );
+    }
+    assert_eq!(kept.bookmarks()[&Seq(10)].name, "nightly");
+    assert_eq!(kept.at_time(None, WallTime(15)), Ok(Seq(10)));
+    assert_eq!(kept.at_time(None, WallTime(29)), Ok(Seq(29)));
 }
 
 #[test]

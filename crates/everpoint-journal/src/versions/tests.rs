@@ -208,8 +208,9 @@ fn store(draft: LayerDraft, history: &MachineHistory) -> Layer {
     }
 }
 
-/// For each sector the record that gives it, and which of its sectors: by object and place in it.
-type Image = BTreeMap<u64, (Seq, u64)>;
+/// For each sector the record that gives it, and which of its sectors; where in which frame its bytes lie, and what
+/// stands for the record's digests.
+type Image = BTreeMap<u64, (Seq, u64, (u32, u64), DigestSeal)>;
 
 fn image_of_map(sections: &[Section], through: Seq) -> Image {
     let mut map = ExtentMap::new(through);
@@ -218,11 +219,24 @@ fn image_of_map(sections: &[Section], through: Seq) -> Image {
     }
     let runs = map.runs().flat_map(|run| {
         let section = &sections[run.source.object as usize];
-        let record = &section.blocks[run.source.block as usize].records[run.source.record as usize];
+        let block = &section.blocks[run.source.block as usize];
+        let (before, from) = block.records.split_at(run.source.record as usize);
+        let record = &from[0];
+        let raw_at: u64 = before.iter().map(|record| record.change.raw_len()).sum();
+        let pieces_of = |record: &Record| match record.change {
+            Change::Data(extent) => whole_pieces(extent).1,
+            _ => 0,
+        };
+        let passed: usize = before.iter().map(pieces_of).sum();
+        let digests = &block.digests[passed..passed + pieces_of(record)];
+        let (crc, seal) = (block.frame.crc, DigestSeal::of(&KEY, digests));
         let first = run.extent.start().sector();
         let sectors = 0..u64::from(run.extent.sectors().get());
         let (seq, skip) = (record.seq, run.skip);
-        sectors.map(move |at| (first + at, (seq, skip + at)))
+        sectors.map(move |at| {
+            let place = (crc, raw_at + (skip + at) * SECTOR_LEN);
+            (first + at, (seq, skip + at, place, seal))
+        })
     });
     runs.collect()
 }
@@ -239,8 +253,14 @@ fn image_of_layers(layers: &[Layer], through: Seq) -> Image {
     let found = sweep.take(1 << 20);
     let sectors = found.iter().flat_map(|found| {
         let (first, lead) = (found.sectors.start, u64::from(found.bytes.lead));
-        let own = found.sectors.clone();
-        own.map(move |at| (at, (found.seq, lead + at - first)))
+        let (own, bytes) = (found.sectors.clone(), found.bytes);
+        own.map(move |at| {
+            let place = (
+                bytes.frame.crc,
+                bytes.first_at() + (at - first) * SECTOR_LEN,
+            );
+            (at, (found.seq, lead + at - first, place, bytes.seal))
+        })
     });
     sectors.collect()
 }
@@ -301,21 +321,26 @@ proptest! {
 #[test]
 fn a_layer_has_its_pages_by_sector_and_its_frames_once() {
     let mut stream = Stream::new(1);
-    let mut records = Stream::first_records(1);
+    let first = stream.block(3, Stream::first_records(1));
+    let mut records = Vec::new();
     let at = |seq: u64| extent(seq.wrapping_mul(7_919) % 1_000, 1);
     records.extend((4..1_500).map(|seq| Record {
         seq: Seq(seq),
         ends_request: true,
         change: Change::Data(at(seq)),
     }));
-    let block = stream.block(1_500, records);
-    let stored = u64::from(block.header().frame.stored_len);
-    let section = sections(&[block]).remove(0);
+    let late = records.split_off(700);
+    let blocks = [first, stream.block(703, records), stream.block(1_500, late)];
+    let stored = blocks
+        .iter()
+        .map(|block| u64::from(block.header().frame.stored_len));
+    let stored: u64 = stored.sum();
+    let section = sections(&blocks).remove(0);
     let mut draft = LayerDraft::default();
     draft
         .fold(&section, (journal(1), ObjectNo(1)), 0, &KEY)
         .expect("no references");
-    assert_eq!((draft.len(), draft.range()), (1_499, (Seq(0), Seq(1_499))));
+    assert_eq!((draft.len(), draft.range()), (1_501, (Seq(0), Seq(1_499))));
     let id = RetentionId {
         number: ManifestNo(1),
         random: [1; 16],
