@@ -19,6 +19,7 @@
 
 mod check;
 mod compact;
+mod compact_core;
 mod error;
 mod joined;
 mod layers;
@@ -32,6 +33,7 @@ mod role;
 
 pub use check::{CheckProgress, CheckReport, Finding, MachineCheck, Severity, check};
 pub use compact::{CompactConfig, CompactError, Compacted, compact};
+pub use compact_core::Unfoldable;
 pub use error::{ErrorKind, LoadError};
 pub use everpoint_vault::frames::IntegrityError;
 pub use listing::{
