@@ -15,9 +15,11 @@ use everpoint_units::{
 };
 use everpoint_vault::Vault;
 use everpoint_vault::history::{
-    HistoryError, StoredManifest, Walked, list_machines, newest_manifest, walk, walk_all,
-    walk_behind,
+    HistoryError, StoredManifest, WALK_AHEAD_MAX, Walked, list_machines, newest_manifest, walk,
+    walk_all, walk_behind,
 };
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::error::{ErrorKind, LoadError, kind_of_history};
@@ -191,21 +193,23 @@ pub async fn load_machines(
 ) -> Result<BTreeMap<MachineId, LoadedMachine>, LoadError> {
     let mut starts = Vec::new();
     let mut damaged = BTreeMap::new();
-    for machine in list_machines(vault).await? {
-        let began = match newest_manifest(vault, id, machine).await {
-            Ok(None) => Ok(Start::at_origin(machine)),
-            Ok(Some(stored)) => Start::behind(vault, id, machine, stored).await,
-            Err(error) => Err(error),
-        };
-        match began {
+    let machines = list_machines(vault).await?;
+    let begun = machines.iter();
+    let begun = begun.map(|machine| Start::find(vault, id, *machine).boxed());
+    let begun: Vec<BoxFuture<'_, _>> = begun.collect();
+    let mut begun = stream::iter(begun).buffered(WALK_AHEAD_MAX);
+    for machine in &machines {
+        let start = begun.next().await.expect("one answer for each machine");
+        match start {
             Ok(start) => starts.push(start),
             Err(error) if kind_of_history(&error) == ErrorKind::Integrity => {
-                damaged.insert(machine, DamageNote::of_retention(&error));
-                starts.push(Start::at_origin(machine));
+                damaged.insert(*machine, DamageNote::of_retention(&error));
+                starts.push(Start::at_origin(*machine));
             }
             Err(error) => return Err(error.into()),
         }
     }
+    drop(begun);
     let mut loaded = load_starts(vault, id, starts).await?;
     for (machine, note) in damaged {
         loaded
@@ -260,12 +264,11 @@ impl Start {
         }
     }
 
-    async fn behind(
-        vault: &Vault,
-        id: VaultId,
-        machine: MachineId,
-        stored: StoredManifest,
-    ) -> Result<Self, HistoryError> {
+    /// Behind the newest manifest, where there is one.
+    async fn find(vault: &Vault, id: VaultId, machine: MachineId) -> Result<Self, HistoryError> {
+        let Some(stored) = newest_manifest(vault, id, machine).await? else {
+            return Ok(Self::at_origin(machine));
+        };
         Ok(Self {
             machine,
             folded: Some(stored.manifest.position),

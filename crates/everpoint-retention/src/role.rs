@@ -3,6 +3,7 @@
 //! It works on the vault alone, beside a process server or elsewhere, and may stop at any time: what was not finished
 //! counts for nothing, and the next pass begins where the newest manifest stands.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use everpoint_format::vault::VaultHeader;
@@ -23,6 +24,10 @@ pub struct RetentionConfig {
     /// How the vault's store is reached: credentials, endpoints, time-outs.
     #[serde(default)]
     pub store: VaultConfig,
+    /// Where Prometheus metrics are served over HTTP, for a server that has no other role; a process server's own address
+    /// serves both.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// Time between passes. Unit: seconds; 1 to 86,400. Default 1,800: a disk that changes costs two layers an hour.
     #[serde(default = "interval")]
     pub interval_s: u64,

@@ -107,7 +107,9 @@ pub(crate) async fn run(command: &Command, json: bool) -> Result<(), Failure> {
 
 async fn serve(args: &Run, json: bool) -> Result<(), Failure> {
     let Roles { process, retention } = config::server(&args.config)?;
-    if let Some(address) = process.as_ref().and_then(|config| config.metrics_listen) {
+    let of_process = process.as_ref().and_then(|config| config.metrics_listen);
+    let of_retention = retention.as_ref().and_then(|config| config.metrics_listen);
+    if let Some(address) = of_process.or(of_retention) {
         metrics::listen(address)?;
     }
     let mut signals = Signals::listen()?;
